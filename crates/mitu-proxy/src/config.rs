@@ -1,0 +1,263 @@
+//! The runtime configuration: the one document that Python compiles and the data plane obeys.
+//!
+//! Everything is resolved before it gets here: defaults are filled in, names are checked, durations are
+//! milliseconds, sizes are bytes, and key material travels beside the document as [`Secrets`], never in it. The
+//! Python side of this contract is `src/mitu/config/compile.py`.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use mitu_tls::config::{CertificateConfig, ClientAuthConfig, SiteConfig, TlsPolicy, UpstreamTlsConfig};
+
+/// PEM documents by the identifier that the configuration refers to them with.
+pub type Secrets = HashMap<String, Vec<u8>>;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeConfig {
+    pub workers: usize,
+    pub scheduler: Scheduler,
+    pub access_log: Option<AccessLogConfig>,
+    pub certificates: Vec<CertificateConfig>,
+    pub listeners: Vec<ListenerConfig>,
+    pub upstreams: Vec<UpstreamConfig>,
+}
+
+/// How workers share the cores (docs/adr/0003).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheduler {
+    /// One thread, one event loop and one `SO_REUSEPORT` socket per worker.
+    PerCore,
+    /// One runtime whose threads steal each other's connections.
+    WorkStealing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessLogConfig {
+    /// A file's path, or `stdout` / `stderr`.
+    pub path: String,
+    /// One line for each request.
+    pub requests: bool,
+    /// One line for each connection, with its stage times.
+    pub connections: bool,
+    /// Lines that may wait for the writer; further ones are dropped and counted.
+    pub queue: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerConfig {
+    pub name: String,
+    pub bind: SocketAddr,
+    pub backlog: u32,
+    /// Peers whose PROXY v2 header is required and believed; empty: nobody's is read.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Peers whose `X-Forwarded-*` and `Forwarded` headers are kept; everybody else's are replaced.
+    pub trusted_proxies: Vec<IpNet>,
+    /// ALPN protocols, most preferred first.
+    pub protocols: Vec<ProtocolConfig>,
+    /// Index into `protocols` for a client without the ALPN extension; none: refused.
+    pub no_alpn: Option<usize>,
+    pub sites: Vec<SiteConfig>,
+    /// Index into `sites` for an unknown or missing server name; none: refused.
+    pub default_site: Option<usize>,
+    pub routes: Vec<RouteConfig>,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProtocolConfig {
+    pub alpn: String,
+    pub handler: HandlerConfig,
+    pub tls: TlsPolicy,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum HandlerConfig {
+    Http1,
+    Http2,
+    /// The decrypted bytes are relayed to an upstream; `mqtt` and private protocols.
+    Relay { upstream: String },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Connections open at once on the listener; further ones are closed on accept and counted.
+    pub connections: usize,
+    pub request_header_bytes: usize,
+    pub request_headers: usize,
+    /// None: unlimited.
+    pub request_body_bytes: Option<u64>,
+    pub http2_concurrent_streams: u32,
+    /// Bytes that one stream or relay direction may hold while its receiver is slow.
+    pub buffer_bytes: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    /// From accept to the finished handshake, PROXY header included.
+    pub handshake_ms: u64,
+    /// From the first byte of a request to the end of its headers.
+    pub request_header_ms: u64,
+    /// Between two requests of a connection.
+    pub idle_ms: u64,
+    /// A relay on which nothing moves in either direction.
+    pub relay_idle_ms: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    pub name: String,
+    #[serde(rename = "match")]
+    pub matcher: MatchConfig,
+    pub filters: Vec<FilterConfig>,
+    pub action: ActionConfig,
+}
+
+/// Every condition given must hold; within `hosts` and `methods` any one is enough.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MatchConfig {
+    /// Exact names or `*.example.com`, lower case, without a port; empty: any host.
+    pub hosts: Vec<String>,
+    pub path: Option<PathMatch>,
+    /// Empty: any method.
+    pub methods: Vec<String>,
+    pub headers: Vec<HeaderMatch>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "value", rename_all = "snake_case")]
+pub enum PathMatch {
+    Exact(String),
+    /// Whole segments: `/api` matches `/api` and `/api/x`, not `/apix`.
+    Prefix(String),
+    /// Must match the whole path.
+    Regex(String),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderMatch {
+    pub name: String,
+    pub value: HeaderValueMatch,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "value", rename_all = "snake_case")]
+pub enum HeaderValueMatch {
+    Present,
+    Absent,
+    Exact(String),
+    Regex(String),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum FilterConfig {
+    RequestHeaders(HeaderOps),
+    ResponseHeaders(HeaderOps),
+    /// The matched prefix is replaced (`PathMatch::Prefix` only).
+    RewritePrefix { to: String },
+    /// The first match of `pattern` in the path is replaced; `$1` refers to groups.
+    RewriteRegex { pattern: String, to: String },
+    /// The `Host` header (`:authority`) the upstream sees.
+    Host { to: String },
+}
+
+/// Applied in this order: remove, set, add.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderOps {
+    pub remove: Vec<String>,
+    pub set: Vec<(String, String)>,
+    pub add: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ActionConfig {
+    Upstream {
+        upstream: String,
+        /// From the request's arrival to the end of the response's headers; over: 504.
+        timeout_ms: u64,
+    },
+    Respond {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: String,
+    },
+    /// Fields left out are taken from the request. `path` replaces path and query.
+    Redirect {
+        status: u16,
+        scheme: Option<String>,
+        host: Option<String>,
+        path: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    pub name: String,
+    pub endpoints: Vec<EndpointConfig>,
+    pub balancer: BalancerConfig,
+    pub protocol: UpstreamProtocol,
+    pub tls: Option<UpstreamTlsConfig>,
+    /// Send a PROXY v2 header, with ALPN, server name and TLS details, before the first byte (relays).
+    pub proxy_protocol: bool,
+    pub connect_timeout_ms: u64,
+    /// How long an unused connection is kept.
+    pub idle_timeout_ms: u64,
+    /// Unused connections kept per endpoint and worker.
+    pub max_idle: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// `host:port`, `[v6]:port` or `unix:/path`; a host name is resolved at each connect.
+    pub address: String,
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum BalancerConfig {
+    RoundRobin,
+    LeastRequest,
+    Hash { on: HashKey },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "value", rename_all = "snake_case")]
+pub enum HashKey {
+    ClientAddress,
+    Header(String),
+    Path,
+    /// The server name from the ClientHello.
+    ServerName,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpstreamProtocol {
+    #[serde(rename = "http/1.1")]
+    Http1,
+    /// Over TLS by ALPN, in the clear by prior knowledge.
+    #[serde(rename = "h2")]
+    Http2,
+    /// By what the upstream's ALPN answers; http/1.1 in the clear.
+    #[serde(rename = "auto")]
+    Auto,
+}

@@ -1,0 +1,78 @@
+//! The TLS part of the runtime configuration (`mitu-proxy/src/config.rs` holds the rest).
+
+use serde::{Deserialize, Serialize};
+
+/// One chain with its key, both named by their identifiers among the secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateConfig {
+    pub id: String,
+    /// PEM chain, leaf first.
+    pub chain: String,
+    /// PEM private key (PKCS#8, PKCS#1 or SEC1).
+    pub key: String,
+}
+
+/// Server names that share their certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteConfig {
+    /// Lower-case exact names, `*.example.com` for one label in front, or IP addresses (never matched by SNI).
+    pub names: Vec<String>,
+    /// Certificate identifiers, the preferred one for each key type first.
+    pub certificates: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsPolicy {
+    pub provider: Provider,
+    pub min_version: Version,
+    pub max_version: Version,
+    /// IANA names (`TLS_AES_128_GCM_SHA256`), most preferred first; `auto` has been resolved by [`crate::policy`] when
+    /// empty: every suite the versions allow, in the order that is cheapest on this CPU.
+    pub cipher_suites: Vec<String>,
+    /// Named groups (`X25519MLKEM768`, `X25519`, `secp256r1`, `secp384r1`), most preferred first; empty: the
+    /// provider's.
+    pub groups: Vec<String>,
+    pub client_auth: ClientAuthConfig,
+    /// TLS 1.3 tickets sent after a full handshake; 0: no resumption, in TLS 1.2 neither.
+    pub tickets: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Provider {
+    #[serde(rename = "aws-lc")]
+    AwsLc,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Version {
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ClientAuthConfig {
+    None,
+    /// `ca`: identifier of the PEM bundle of trusted roots.
+    Optional { ca: String },
+    Required { ca: String },
+}
+
+/// TLS towards an upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamTlsConfig {
+    /// Sent as SNI and verified; none: the endpoint's host.
+    pub server_name: Option<String>,
+    /// Identifier of the PEM bundle of trusted roots; none: the system's.
+    pub ca: Option<String>,
+    /// Identifier of the certificate this gateway identifies itself with.
+    pub client_certificate: Option<String>,
+    /// False accepts any certificate.
+    pub verify: bool,
+}

@@ -1,0 +1,47 @@
+"""The data plane, as Python sees it. Checked against the built module by `make lint`."""
+
+class NativeError(Exception):
+    """The data plane refused a configuration or could not bind a socket; nothing has changed."""
+
+class Server:
+    """A running data plane: its worker threads and their sockets."""
+
+    def reload(self, config: str, secrets: dict[str, bytes]) -> None:
+        """Make `config` live, whole or (NativeError) not at all. Blocks while new sockets are bound."""
+
+    def addresses(self) -> dict[str, str]:
+        """The bound `host:port` of each listener, by name."""
+
+    def drain(self) -> None:
+        """Stop accepting, and ask every connection to finish (GOAWAY, `Connection: close`). Returns at once."""
+
+    def active(self) -> int:
+        """Connections that are open now, handshakes included."""
+
+    def stop(self) -> None:
+        """Close every connection and join the workers."""
+
+    def metrics(self) -> str:
+        """Every metric in Prometheus text format."""
+
+    def connections(self, limit: int) -> str:
+        """A JSON array of at most `limit` open connections, oldest first."""
+
+    def certificates(self) -> str:
+        """A JSON array of what each listener serves: server names, key types, protocols."""
+
+    def reopen_logs(self) -> None:
+        """Open the access log's path anew, after logrotate has moved the file."""
+
+def start(config: str, secrets: dict[str, bytes], inherited: dict[str, list[int]]) -> Server:
+    """Start the workers for the runtime configuration `config` (JSON).
+
+    `secrets`: PEM by the identifiers that `config` uses. `inherited`: listening sockets by listener name, whose
+    file descriptors are taken over.
+    """
+
+def validate(config: str, secrets: dict[str, bytes]) -> None:
+    """Build everything `config` asks for but the sockets; NativeError says what cannot be."""
+
+def version() -> dict[str, str]:
+    """Versions of mitu, rustls, and of each crypto provider that is built in."""
