@@ -1,1 +1,16 @@
+//! The data plane of mitu: from the listening socket to the upstream and back. Start reading at [`gateway`].
 
+pub mod accept;
+pub mod config;
+pub mod connection;
+pub mod dispatch;
+pub mod drain;
+pub mod filter;
+pub mod gateway;
+pub mod listener;
+pub mod protocol;
+pub mod proxy_protocol;
+pub mod respond;
+pub mod router;
+pub mod upstream;
+pub mod worker;

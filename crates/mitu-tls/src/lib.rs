@@ -1,1 +1,15 @@
+//! The TLS side of the data plane, stage by stage: [`client_hello`] is read, [`alpn`] and [`server_name`] decide,
+//! [`select`] picks the prepared configuration, [`handshake`] runs it and times its stages.
 
+pub mod alpn;
+pub mod certificate;
+pub mod client_hello;
+pub mod config;
+pub mod error;
+pub mod handshake;
+pub mod identity;
+pub mod policy;
+pub mod select;
+pub mod server_name;
+pub mod ticket;
+pub mod upstream;

@@ -1,0 +1,101 @@
+//! Connections: how many are open, why some never got further, and what a relay moved.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use crate::register;
+
+#[derive(Debug)]
+pub struct Families {
+    accepted: IntCounterVec,
+    active: IntGaugeVec,
+    refused: IntCounterVec,
+    relayed_bytes: IntCounterVec,
+    access_log_dropped: IntCounterVec,
+}
+
+/// The handles of one listener.
+#[derive(Debug, Clone)]
+pub struct ListenerMetrics {
+    pub accepted: IntCounter,
+    pub active: IntGauge,
+    /// Over `limits.connections`.
+    pub refused_limit: IntCounter,
+    /// A PROXY header missing, malformed, or late.
+    pub refused_proxy_protocol: IntCounter,
+    /// `accept` failed for want of descriptors or memory.
+    pub refused_resources: IntCounter,
+}
+
+/// The handles of one relayed protocol on one listener.
+#[derive(Debug, Clone)]
+pub struct RelayMetrics {
+    /// Client to upstream.
+    pub sent: IntCounter,
+    /// Upstream to client.
+    pub received: IntCounter,
+}
+
+/// Why an access log line was not written.
+#[derive(Debug, Clone)]
+pub struct AccessLogMetrics {
+    pub dropped_queue_full: IntCounter,
+    pub dropped_write_failed: IntCounter,
+}
+
+impl Families {
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        Ok(Self {
+            accepted: counter("mitu_connections_accepted_total", "TCP connections accepted.", &["listener"])?,
+            active: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("mitu_connections_active", "Connections open now, handshakes included."),
+                    &["listener"],
+                ),
+            )?,
+            refused: counter(
+                "mitu_connections_refused_total",
+                "Connections closed before a handshake, by reason.",
+                &["listener", "reason"],
+            )?,
+            relayed_bytes: counter(
+                "mitu_relay_bytes_total",
+                "Decrypted bytes relayed; sent: client to upstream, received: upstream to client.",
+                &["listener", "alpn", "direction"],
+            )?,
+            access_log_dropped: counter(
+                "mitu_access_log_dropped_total",
+                "Access log lines that were not written, by reason.",
+                &["reason"],
+            )?,
+        })
+    }
+
+    pub fn listener(&self, name: &str) -> ListenerMetrics {
+        let refused = |reason| self.refused.with_label_values(&[name, reason]);
+        ListenerMetrics {
+            accepted: self.accepted.with_label_values(&[name]),
+            active: self.active.with_label_values(&[name]),
+            refused_limit: refused("limit"),
+            refused_proxy_protocol: refused("proxy_protocol"),
+            refused_resources: refused("resources"),
+        }
+    }
+
+    pub fn relay(&self, listener: &str, alpn: &str) -> RelayMetrics {
+        RelayMetrics {
+            sent: self.relayed_bytes.with_label_values(&[listener, alpn, "sent"]),
+            received: self.relayed_bytes.with_label_values(&[listener, alpn, "received"]),
+        }
+    }
+
+    pub fn access_log(&self) -> AccessLogMetrics {
+        AccessLogMetrics {
+            dropped_queue_full: self.access_log_dropped.with_label_values(&["queue_full"]),
+            dropped_write_failed: self.access_log_dropped.with_label_values(&["write_failed"]),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Handshakes: how long each stage took, how they failed, and what clients offered.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+use serde::Serialize;
+
+use crate::register;
+
+/// 25 µs to 10 s: a resumed handshake's crypto up to a handshake's time limit.
+const BUCKETS: [f64; 18] = [
+    0.000_025, 0.000_05, 0.000_1, 0.000_2, 0.000_4, 0.000_8, 0.001_5, 0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 10.0,
+];
+
+/// What one handshake spent in each stage.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StageTimes {
+    /// From the event loop noticing the connection to its task running.
+    pub accept_wait: Duration,
+    /// Until the whole ClientHello is read.
+    pub client_hello: Duration,
+    /// Choosing protocol, certificate and TLS configuration.
+    pub select: Duration,
+    /// This side's computation: key exchange, signature, key schedule, and writing the flights.
+    pub crypto: Duration,
+    /// Waiting for the client's next flight.
+    pub client_flight: Duration,
+    /// From accept to the finished handshake.
+    pub total: Duration,
+}
+
+impl StageTimes {
+    /// Name and time of each stage, in order.
+    fn stages(&self) -> [(&'static str, Duration); STAGES] {
+        [
+            ("accept_wait", self.accept_wait),
+            ("client_hello", self.client_hello),
+            ("select", self.select),
+            ("crypto", self.crypto),
+            ("client_flight", self.client_flight),
+            ("total", self.total),
+        ]
+    }
+}
+
+const STAGES: usize = 6;
+
+/// Stage times as whole microseconds, for a log line.
+impl Serialize for StageTimes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(Some(STAGES))?;
+        for (name, time) in self.stages() {
+            map.serialize_entry(&format_args!("{name}_us"), &(time.as_micros() as u64))?;
+        }
+        map.end()
+    }
+}
+
+#[derive(Debug)]
+pub struct Families {
+    stages: HistogramVec,
+    failures: IntCounterVec,
+    alpn: IntCounterVec,
+    alpn_cache: IntCounterVec,
+}
+
+/// The labels that tell one kind of handshake from another.
+#[derive(Debug, Clone, Copy)]
+pub struct HandshakeLabels<'a> {
+    pub listener: &'a str,
+    pub alpn: &'a str,
+    pub version: &'a str,
+    pub resumed: bool,
+    pub key_type: &'a str,
+    /// The first server name of the set that was chosen.
+    pub site: &'a str,
+}
+
+/// The six histograms of one kind of handshake.
+#[derive(Debug)]
+pub struct HandshakeMetrics([Histogram; STAGES]);
+
+impl HandshakeMetrics {
+    pub fn observe(&self, times: &StageTimes) {
+        for (histogram, (_, time)) in self.0.iter().zip(times.stages()) {
+            histogram.observe(time.as_secs_f64());
+        }
+    }
+}
+
+impl Families {
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        Ok(Self {
+            stages: register(
+                registry,
+                HistogramVec::new(
+                    HistogramOpts::new("mitu_tls_handshake_duration_seconds", "Time spent in each handshake stage.")
+                        .buckets(BUCKETS.to_vec()),
+                    &["listener", "stage", "alpn", "version", "resumed", "key_type", "site"],
+                ),
+            )?,
+            failures: counter(
+                "mitu_tls_handshake_failures_total",
+                "Handshakes that did not finish, by reason.",
+                &["listener", "reason"],
+            )?,
+            alpn: counter(
+                "mitu_alpn_decisions_total",
+                "ALPN lists by what the client offered and what was chosen.",
+                &["listener", "offered", "chosen"],
+            )?,
+            alpn_cache: counter(
+                "mitu_alpn_cache_total",
+                "ALPN decisions by whether the client's list was in the cache.",
+                &["listener", "result"],
+            )?,
+        })
+    }
+
+    pub fn handshake(&self, labels: HandshakeLabels<'_>) -> HandshakeMetrics {
+        let resumed = if labels.resumed { "true" } else { "false" };
+        HandshakeMetrics(StageTimes::default().stages().map(|(stage, _)| {
+            self.stages.with_label_values(&[
+                labels.listener,
+                stage,
+                labels.alpn,
+                labels.version,
+                resumed,
+                labels.key_type,
+                labels.site,
+            ])
+        }))
+    }
+
+    pub fn failure(&self, listener: &str, reason: &str) -> IntCounter {
+        self.failures.with_label_values(&[listener, reason])
+    }
+
+    pub fn alpn(&self, listener: &str, offered: &str, chosen: &str) -> IntCounter {
+        self.alpn.with_label_values(&[listener, offered, chosen])
+    }
+
+    /// The counters of hits and of misses.
+    pub fn alpn_cache(&self, listener: &str) -> (IntCounter, IntCounter) {
+        let result = |result| self.alpn_cache.with_label_values(&[listener, result]);
+        (result("hit"), result("miss"))
+    }
+}

@@ -1,0 +1,54 @@
+//! The identity of a client that showed a certificate and was verified.
+
+use aws_lc_rs::digest;
+use rustls_pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// What a handler or an upstream may want to know of a verified client certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientIdentity {
+    /// Distinguished name, RFC 4514 style: `CN=device-17, O=Fleet`.
+    pub subject: String,
+    /// `DNS:…`, `URI:…`, `IP:…`, `email:…`, in the certificate's order.
+    pub sans: Vec<String>,
+    /// SHA-256 of the DER, lower-case hex.
+    pub fingerprint: String,
+}
+
+impl ClientIdentity {
+    /// Reads a leaf that the handshake has verified; what cannot be read is left empty.
+    pub fn from_verified(leaf: &CertificateDer<'_>) -> Self {
+        let fingerprint = hex(digest::digest(&digest::SHA256, leaf).as_ref());
+        let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
+            return Self { subject: String::new(), sans: Vec::new(), fingerprint };
+        };
+        let sans = match certificate.subject_alternative_name() {
+            Ok(Some(extension)) => extension.value.general_names.iter().filter_map(render_san).collect(),
+            _ => Vec::new(),
+        };
+        Self { subject: certificate.subject().to_string(), sans, fingerprint }
+    }
+}
+
+fn render_san(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some(format!("DNS:{name}")),
+        GeneralName::URI(uri) => Some(format!("URI:{uri}")),
+        GeneralName::RFC822Name(address) => Some(format!("email:{address}")),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|ip| format!("IP:{}", std::net::Ipv4Addr::from(ip))),
+            16 => <[u8; 16]>::try_from(*bytes).ok().map(|ip| format!("IP:{}", std::net::Ipv6Addr::from(ip))),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
