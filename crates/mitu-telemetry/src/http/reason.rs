@@ -1,0 +1,103 @@
+//! Why a request failed: one word for the access log and the metrics, the same in every release.
+
+/// Which side a failure belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The client sent something that is refused, or went away.
+    Downstream,
+    Upstream,
+    /// This gateway: its configuration, or a defect.
+    Internal,
+}
+
+impl Side {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Downstream => "downstream",
+            Self::Upstream => "upstream",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident => $word:literal, $side:ident;)+) => {
+        /// Why this gateway answered with an error of its own, or could not finish an exchange.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl Reason {
+            pub const ALL: &'static [Reason] = &[$(Self::$variant,)+];
+
+            /// The stable word.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)+
+                }
+            }
+
+            pub fn side(self) -> Side {
+                match self {
+                    $(Self::$variant => Side::$side,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The request line or a header could not be parsed.
+    BadRequest => "bad_request", Downstream;
+    /// `Content-Length` and `Transfer-Encoding` contradict each other or themselves.
+    AmbiguousFraming => "ambiguous_framing", Downstream;
+    /// `Host` is missing, repeated, malformed, or differs from `:authority`.
+    BadHost => "bad_host", Downstream;
+    /// The path climbs above the root.
+    BadPath => "bad_path", Downstream;
+    /// The body's chunks are malformed, or it ends before its announced length.
+    BadBody => "bad_body", Downstream;
+    /// The head was not complete in time.
+    HeaderTimeout => "header_timeout", Downstream;
+    HeaderTooLarge => "header_too_large", Downstream;
+    UriTooLong => "uri_too_long", Downstream;
+    BodyTooLarge => "body_too_large", Downstream;
+    MethodNotAllowed => "method_not_allowed", Downstream;
+    UnsupportedVersion => "unsupported_version", Downstream;
+    ExpectationFailed => "expectation_failed", Downstream;
+    NoRoute => "no_route", Downstream;
+    /// The client went away before it had its response.
+    ClientClosed => "client_closed", Downstream;
+    /// The upstream has no endpoint to try.
+    NoEndpoint => "no_endpoint", Upstream;
+    /// The endpoint's name was not resolved.
+    ResolveFailed => "resolve_failed", Upstream;
+    ConnectRefused => "connect_refused", Upstream;
+    ConnectTimeout => "connect_timeout", Upstream;
+    ConnectFailed => "connect_failed", Upstream;
+    TlsFailed => "tls_failed", Upstream;
+    /// The endpoint agreed to another protocol than the one configured.
+    ProtocolMismatch => "protocol_mismatch", Upstream;
+    /// The connection ended before the first byte of a response.
+    ResetBeforeResponse => "reset_before_response", Upstream;
+    /// The response's head could not be parsed.
+    BadResponse => "bad_response", Upstream;
+    ResponseTimeout => "response_timeout", Upstream;
+    /// The response's body was cut short; its head had been sent already.
+    ResponseIncomplete => "response_incomplete", Upstream;
+    Internal => "internal", Internal;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn words_are_distinct() {
+        let words: HashSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(words.len(), Reason::ALL.len());
+    }
+}
