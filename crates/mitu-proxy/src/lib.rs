@@ -12,5 +12,7 @@ pub mod protocol;
 pub mod proxy_protocol;
 pub mod respond;
 pub mod router;
+pub mod server;
+pub mod socket;
 pub mod upstream;
 pub mod worker;

@@ -89,14 +89,14 @@ impl AlpnTable {
         })
     }
 
-    /// Decides for the names of a client's list, in the client's order.
-    pub fn decide<'a>(&self, list: impl Iterator<Item = &'a [u8]> + Clone) -> Decision {
-        let hash = self.hash(list.clone());
+    /// Decides for a client's list. `list` gives its names in the client's order, each time it is called.
+    pub fn decide<'a, I: Iterator<Item = &'a [u8]>>(&self, list: impl Fn() -> I) -> Decision {
+        let hash = self.hash(list());
         let slot = &self.cache[hash as usize % CACHE_SLOTS];
         if let Some(decision) = Entry(slot.load(Ordering::Relaxed)).decision(hash) {
             return decision;
         }
-        let bits = self.bits(list);
+        let bits = self.bits(list());
         let best = bits.trailing_zeros() as usize;
         let decision =
             Decision { chosen: (best < MAX_PROTOCOLS).then_some(best), offered: self.offered_set(bits), cached: false };
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     fn decide(table: &AlpnTable, list: &[&str]) -> Decision {
-        table.decide(list.iter().map(|name| name.as_bytes()))
+        table.decide(|| list.iter().map(|name| name.as_bytes()))
     }
 
     #[test]

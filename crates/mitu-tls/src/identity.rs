@@ -10,6 +10,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 pub struct ClientIdentity {
     /// Distinguished name, RFC 4514 style: `CN=device-17, O=Fleet`.
     pub subject: String,
+    /// The subject's common name.
+    pub common_name: Option<String>,
     /// `DNS:…`, `URI:…`, `IP:…`, `email:…`, in the certificate's order.
     pub sans: Vec<String>,
     /// SHA-256 of the DER, lower-case hex.
@@ -21,13 +23,15 @@ impl ClientIdentity {
     pub fn from_verified(leaf: &CertificateDer<'_>) -> Self {
         let fingerprint = hex(digest::digest(&digest::SHA256, leaf).as_ref());
         let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
-            return Self { subject: String::new(), sans: Vec::new(), fingerprint };
+            return Self { subject: String::new(), common_name: None, sans: Vec::new(), fingerprint };
         };
         let sans = match certificate.subject_alternative_name() {
             Ok(Some(extension)) => extension.value.general_names.iter().filter_map(render_san).collect(),
             _ => Vec::new(),
         };
-        Self { subject: certificate.subject().to_string(), sans, fingerprint }
+        let subject = certificate.subject();
+        let common_name = subject.iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned);
+        Self { subject: subject.to_string(), common_name, sans, fingerprint }
     }
 }
 

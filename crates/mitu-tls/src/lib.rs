@@ -12,4 +12,3 @@ pub mod policy;
 pub mod select;
 pub mod server_name;
 pub mod ticket;
-pub mod upstream;

@@ -1,0 +1,68 @@
+//! The accept loop: one for each listener and worker. It takes a slot, spawns the connection and goes on; it never
+//! waits for a client.
+
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::gateway::{self, Intake};
+use crate::listener::LiveListener;
+use crate::socket::stop_new_connections;
+use crate::worker::Worker;
+
+/// How long to leave the kernel alone when it is out of descriptors or memory.
+const EXHAUSTED: Duration = Duration::from_millis(20);
+
+/// How long connections that had begun when the drain began may take to be ready for accepting.
+const LAST_ACCEPTS: Duration = Duration::from_millis(100);
+
+/// Accepts until the listener drains, then empties its queue and closes the socket.
+pub async fn run(socket: StdListener, live: Arc<LiveListener>, worker: Arc<Worker>) {
+    let Ok(socket) = TcpListener::from_std(socket) else {
+        return;
+    };
+    let mut drain = live.drain.subscribe();
+    loop {
+        tokio::select! {
+            biased;
+            () = drain.started() => break,
+            accepted = socket.accept() => intake(accepted, &live, &worker).await,
+        }
+    }
+    // Without the filter (a kernel without BPF) the queue is emptied all the same; only a last race is left.
+    let _ = stop_new_connections(&socket);
+    let deadline = Instant::now() + LAST_ACCEPTS;
+    while let Ok(accepted) = timeout_at(deadline, socket.accept()).await {
+        intake(accepted, &live, &worker).await;
+    }
+}
+
+async fn intake(
+    accepted: io::Result<(tokio::net::TcpStream, std::net::SocketAddr)>,
+    live: &Arc<LiveListener>,
+    worker: &Arc<Worker>,
+) {
+    let accepted_at = std::time::Instant::now();
+    let listener = live.current.load_full();
+    match accepted {
+        Ok((tcp, peer)) => {
+            listener.metrics.accepted.inc();
+            // Over the limit: closed at once, and counted.
+            if let Some(slot) = live.take_slot(&listener) {
+                let drain = live.drain.subscribe();
+                let intake = Intake { tcp, peer, listener, slot, drain, worker: worker.clone(), accepted_at };
+                tokio::spawn(gateway::connection(intake));
+            }
+        }
+        // The client gave up between the kernel's accept and ours.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+        Err(_) => {
+            listener.metrics.refused_resources.inc();
+            sleep(EXHAUSTED).await;
+        }
+    }
+}

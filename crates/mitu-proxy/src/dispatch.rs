@@ -1,0 +1,33 @@
+//! From the finished handshake to the protocol's handler, before an application byte is read. The handler gets the
+//! TLS stream itself: no copy and no buffer stands between them.
+
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::connection::Connection;
+use crate::protocol::{Protocol, http, relay};
+
+/// Runs the handler of the protocol with this index, to the connection's end, and writes the connection's log line.
+pub async fn run(stream: TlsStream<TcpStream>, protocol: usize, connection: Arc<Connection>) {
+    let mut bytes = None;
+    let error = match &connection.listener.protocols[protocol].protocol {
+        Protocol::H1 => http::serve_h1(stream, connection.clone()).await.err().map(|error| error.to_string()),
+        Protocol::H2 => http::serve_h2(stream, connection.clone()).await.err().map(|error| error.to_string()),
+        Protocol::Relay { upstream, metrics } => {
+            let outcome = relay::serve(stream, &connection, upstream, metrics).await;
+            bytes = Some((outcome.sent, outcome.received));
+            outcome.error.map(|error| error.to_string())
+        }
+    };
+    if let Some(log) = &*connection.telemetry.access_log.load()
+        && log.connections_enabled()
+    {
+        let mut record = connection.record();
+        record.bytes_received = bytes.map(|(sent, _)| sent);
+        record.bytes_sent = bytes.map(|(_, received)| received);
+        record.error = error.as_deref();
+        log.write(&record);
+    }
+}

@@ -1,0 +1,175 @@
+//! The life of a connection, whole, from top to bottom. Each stage has a file of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mitu_telemetry::tls::StageTimes;
+use mitu_tls::handshake::{self, Finished, HandshakeError};
+use mitu_tls::identity::ClientIdentity;
+use mitu_tls::{client_hello, server_name};
+use rustls::{HandshakeKind, ProtocolVersion};
+use serde::Serialize;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+
+use crate::connection::Connection;
+use crate::dispatch;
+use crate::drain::Drain;
+use crate::listener::{Listener, Slot};
+use crate::proxy_protocol;
+use crate::worker::Worker;
+
+/// What the accept loop hands over.
+pub struct Intake {
+    pub tcp: TcpStream,
+    pub peer: SocketAddr,
+    pub listener: Arc<Listener>,
+    /// Held until the connection ends.
+    pub slot: Slot,
+    pub drain: Drain,
+    pub worker: Arc<Worker>,
+    pub accepted_at: Instant,
+}
+
+/// A connection, from accept to its end.
+pub async fn connection(intake: Intake) {
+    let Intake { tcp, mut peer, listener, slot: _slot, drain, worker, accepted_at } = intake;
+    let mut times = StageTimes { accept_wait: accepted_at.elapsed(), ..StageTimes::default() };
+
+    // One deadline bounds everything before the first application byte. Boxed, so that an open connection does not
+    // carry the room that its handshake needed.
+    let limit = Duration::from_millis(listener.timeouts.handshake_ms);
+    let secured = Box::pin(timeout(limit, secure(tcp, &mut peer, &listener, &mut times))).await;
+    times.total = accepted_at.elapsed();
+    let secured = match secured.unwrap_or(Err(HandshakeError::Timeout)) {
+        Ok(secured) => secured,
+        Err(error) => return report_failure(&error, peer, &listener, times, &worker),
+    };
+    listener.handshake_metrics(secured.prepared, secured.version, secured.resumed).observe(&times);
+
+    // From here on the connection has a name in `/connections`, and its handler the decrypted stream.
+    let Secured { stream, protocol, local, version, cipher, resumed, server_name, identity, .. } = secured;
+    let connection = Arc::new(Connection {
+        id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+        worker: worker.index,
+        peer,
+        local,
+        alpn: listener.protocols[protocol].alpn.clone(),
+        version,
+        cipher,
+        resumed,
+        server_name,
+        identity,
+        stages: times,
+        opened: SystemTime::now(),
+        started: accepted_at,
+        requests: AtomicU64::new(0),
+        drain,
+        telemetry: worker.telemetry.clone(),
+        listener,
+    });
+    let _listed = worker.connections.insert(connection.clone());
+    dispatch::run(stream, protocol, connection).await;
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A stream whose handshake is done, with what it negotiated.
+struct Secured {
+    stream: TlsStream<TcpStream>,
+    prepared: usize,
+    protocol: usize,
+    local: SocketAddr,
+    version: &'static str,
+    cipher: &'static str,
+    resumed: bool,
+    server_name: Option<Arc<str>>,
+    identity: Option<Arc<ClientIdentity>>,
+}
+
+/// Everything before the first application byte.
+async fn secure(
+    mut tcp: TcpStream,
+    peer: &mut SocketAddr,
+    listener: &Listener,
+    times: &mut StageTimes,
+) -> Result<Secured, HandshakeError> {
+    let mut local = tcp.local_addr()?;
+
+    // PROXY header: required of the peers that are trusted to send one, and of nobody else.
+    if listener.proxy_protocol_from.iter().any(|trusted| trusted.contains(&peer.ip().to_canonical())) {
+        let header = proxy_protocol::read(&mut tcp).await;
+        let header = header.inspect_err(|_| listener.metrics.refused_proxy_protocol.inc())?;
+        if let Some(addresses) = header {
+            (*peer, local) = (addresses.source, addresses.destination);
+        }
+    }
+
+    // ClientHello: read once, before anything is decided.
+    let begun = Instant::now();
+    let accepted = client_hello::read(&mut tcp).await?;
+    times.client_hello = begun.elapsed();
+
+    // Selection: server name → site, ALPN → protocol, signatures → certificate; all of it prepared before.
+    let begun = Instant::now();
+    let hello = accepted.client_hello();
+    let server_name = hello.server_name().map(|name| Arc::from(&*server_name::lower_case(name)));
+    let selected = listener.select(&hello).map(|selection| {
+        let prepared = selection.prepared;
+        (selection.index, prepared.protocol, prepared.config.clone())
+    });
+    times.select = begun.elapsed();
+    let (prepared, protocol, config) = match selected {
+        Ok(selected) => selected,
+        Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
+    };
+
+    // Handshake: this side's computing and the client's answers are timed apart.
+    let Finished { stream, crypto, client_flight } = handshake::run(tcp, accepted, config).await?;
+    (times.crypto, times.client_flight) = (crypto, client_flight);
+
+    let (_, tls) = stream.get_ref();
+    let version = match tls.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "TLSv1.3",
+    };
+    let cipher = tls.negotiated_cipher_suite().map_or("", |suite| mitu_tls::policy::suite_name(&suite));
+    let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+    let leaf = tls.peer_certificates().and_then(<[_]>::first);
+    let identity = leaf.map(|leaf| Arc::new(ClientIdentity::from_verified(leaf)));
+    Ok(Secured { stream, prepared, protocol, local, version, cipher, resumed, server_name, identity })
+}
+
+/// The access log's line for a connection that came to nothing.
+#[derive(Serialize)]
+struct FailureRecord<'a> {
+    event: &'static str,
+    ts: f64,
+    listener: &'a str,
+    client: SocketAddr,
+    reason: &'static str,
+    error: String,
+    stages: StageTimes,
+}
+
+fn report_failure(
+    error: &HandshakeError,
+    client: SocketAddr,
+    listener: &Listener,
+    stages: StageTimes,
+    worker: &Worker,
+) {
+    let reason = error.reason();
+    worker.telemetry.tls.failure(&listener.name, reason).inc();
+    if let Some(log) = &*worker.telemetry.access_log.load()
+        && log.connections_enabled()
+    {
+        let ts = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let error = error.to_string();
+        let event = "handshake_failed";
+        log.write(&FailureRecord { event, ts, listener: &listener.name, client, reason, error, stages });
+    }
+}

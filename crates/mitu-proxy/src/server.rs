@@ -1,0 +1,325 @@
+//! The running data plane: start, reload, drain, stop. A configuration is built whole, with its sockets bound, before
+//! any of it is live; what cannot be built changes nothing.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use mitu_telemetry::access_log::{AccessLog, Target};
+use mitu_telemetry::{Telemetry, connections};
+use mitu_tls::certificate;
+use mitu_tls::config::Provider;
+use mitu_tls::error::TlsConfigError;
+use mitu_tls::policy::base_provider;
+use mitu_tls::ticket::Ticketers;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::accept;
+use crate::config::{AccessLogConfig, ListenerConfig, RuntimeConfig, Secrets};
+use crate::connection::Connection;
+use crate::drain::LINGER;
+use crate::listener::{Listener, ListenerError, LiveListener, Parts};
+use crate::socket;
+use crate::upstream::{self, Upstreams};
+use crate::worker::Workers;
+
+/// Why a configuration cannot be made live.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("the runtime configuration does not parse: {0}")]
+    Parse(#[from] serde_json::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsConfigError),
+    #[error(transparent)]
+    Upstreams(#[from] upstream::BuildError),
+    #[error("listener '{name}': {source}")]
+    Listener { name: String, source: ListenerError },
+    #[error("listener '{name}': cannot bind {bind}: {source}")]
+    Bind { name: String, bind: SocketAddr, source: io::Error },
+    #[error("access log: cannot open {path}: {source}")]
+    AccessLog { path: String, source: io::Error },
+    #[error("cannot change from {from} to {to} workers without a restart")]
+    Workers { from: usize, to: usize },
+    #[error("cannot start the workers: {0}")]
+    Start(io::Error),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the data plane has been stopped")]
+    Stopped,
+}
+
+/// A running data plane.
+#[derive(Debug)]
+pub struct Server {
+    telemetry: Arc<Telemetry>,
+    /// None once stopped. Only the control side takes this lock.
+    state: Mutex<Option<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    workers: Workers,
+    live: HashMap<String, Arc<LiveListener>>,
+    /// Drained by a reload, until their last connection has ended.
+    retired: Vec<Arc<LiveListener>>,
+    built: Built,
+    access_log: Option<AccessLogConfig>,
+}
+
+/// A configuration made ready, but for its sockets.
+#[derive(Debug)]
+struct Built {
+    listeners: Vec<(SocketAddr, Arc<Listener>)>,
+    upstreams: Upstreams,
+    ticketers: Ticketers,
+}
+
+impl Built {
+    fn new(
+        config: &RuntimeConfig,
+        secrets: &Secrets,
+        telemetry: &Arc<Telemetry>,
+        previous: Option<&Self>,
+    ) -> Result<Self, ServerError> {
+        let certificates = certificate::load_all(&config.certificates, secrets, &base_provider(Provider::AwsLc))?;
+        let upstreams = Upstreams::build(
+            &config.upstreams,
+            &config.certificates,
+            secrets,
+            config.workers,
+            previous.map(|built| &built.upstreams),
+            &telemetry.http,
+        )?;
+        let parts = Parts {
+            certificates: &certificates,
+            secrets,
+            upstreams: &upstreams,
+            previous_tickets: previous.map(|built| &built.ticketers),
+            telemetry,
+        };
+        let mut ticketers = Ticketers::default();
+        let build = |config: &ListenerConfig| {
+            let listener = Listener::build(config, &parts, &mut ticketers)
+                .map_err(|source| ServerError::Listener { name: config.name.clone(), source })?;
+            Ok((config.bind, Arc::new(listener)))
+        };
+        let listeners = config.listeners.iter().map(build).collect::<Result<_, ServerError>>()?;
+        Ok(Self { listeners, upstreams, ticketers })
+    }
+}
+
+/// Builds everything `config` asks for but its sockets and its log.
+pub fn validate(config: &str, secrets: &Secrets) -> Result<(), ServerError> {
+    Built::new(&serde_json::from_str(config)?, secrets, &Telemetry::new()?, None).map(drop)
+}
+
+impl Server {
+    /// Starts the workers. `inherited`: listening sockets by listener name.
+    pub fn start(
+        config: &str,
+        secrets: &Secrets,
+        mut inherited: HashMap<String, Vec<TcpListener>>,
+    ) -> Result<Self, ServerError> {
+        let config: RuntimeConfig = serde_json::from_str(config)?;
+        let telemetry = Telemetry::new()?;
+        let built = Built::new(&config, secrets, &telemetry, None)?;
+        let mut bound = Vec::with_capacity(built.listeners.len());
+        for ((_, listener), wanted) in built.listeners.iter().zip(&config.listeners) {
+            let sockets = match inherited.remove(&listener.name) {
+                Some(sockets) if !sockets.is_empty() => socket::adopt(sockets, config.workers),
+                _ => socket::bind(wanted.bind, wanted.backlog, config.workers, false),
+            };
+            bound.push(Bound::new(wanted, listener.clone(), sockets)?);
+        }
+        let access_log = open_access_log(config.access_log.as_ref(), &telemetry.connections)?;
+        telemetry.access_log.store(access_log.map(Arc::new));
+        let workers = Workers::start(config.workers, config.scheduler, &telemetry).map_err(ServerError::Start)?;
+        let live = bound.into_iter().map(|bound| bound.serve(&workers)).collect();
+        let state = State { workers, live, retired: Vec::new(), built, access_log: config.access_log };
+        Ok(Self { telemetry, state: Mutex::new(Some(state)) })
+    }
+
+    /// Makes `config` live for new connections; those that are open keep what they began with.
+    pub fn reload(&self, config: &str, secrets: &Secrets) -> Result<(), ServerError> {
+        let config: RuntimeConfig = serde_json::from_str(config)?;
+        let mut state = self.state.lock();
+        let state = state.as_mut().ok_or(ServerError::Stopped)?;
+        let (from, to) = (state.workers.workers.len(), config.workers);
+        if from != to {
+            return Err(ServerError::Workers { from, to });
+        }
+
+        // Everything that can fail comes first.
+        let built = Built::new(&config, secrets, &self.telemetry, Some(&state.built))?;
+        let mut swaps = Vec::new();
+        let mut bound = Vec::new();
+        for ((_, listener), wanted) in built.listeners.iter().zip(&config.listeners) {
+            match state.live.get(&wanted.name).filter(|live| same_address(live, wanted.bind)) {
+                Some(live) => swaps.push((live.clone(), listener.clone())),
+                None => {
+                    let ours = state.live.values().any(|live| live.address == wanted.bind);
+                    let sockets = socket::bind(wanted.bind, wanted.backlog, to, ours);
+                    bound.push(Bound::new(wanted, listener.clone(), sockets)?);
+                }
+            }
+        }
+        let new_log = (config.access_log != state.access_log)
+            .then(|| open_access_log(config.access_log.as_ref(), &self.telemetry.connections))
+            .transpose()?;
+
+        // Nothing below fails.
+        if let Some(log) = new_log {
+            self.telemetry.access_log.store(log.map(Arc::new));
+            state.access_log = config.access_log;
+        }
+        let kept: HashMap<_, _> = swaps
+            .into_iter()
+            .map(|(live, listener)| {
+                live.current.store(listener.clone());
+                (listener.name.clone(), live)
+            })
+            .collect();
+        let removed = std::mem::replace(&mut state.live, kept);
+        for (name, live) in removed {
+            if !state.live.contains_key(&name) {
+                begin_drain(&live, &state.workers);
+                state.retired.push(live);
+            }
+        }
+        state.live.extend(bound.into_iter().map(|bound| bound.serve(&state.workers)));
+        state.retired.retain(|live| live.active() > 0);
+        state.built = built;
+        Ok(())
+    }
+
+    /// The bound address of each listener, by name.
+    pub fn addresses(&self) -> HashMap<String, SocketAddr> {
+        let state = self.state.lock();
+        let live = state.iter().flat_map(|state| &state.live);
+        live.map(|(name, live)| (name.clone(), live.address)).collect()
+    }
+
+    /// Stops accepting and asks every connection to finish. Returns at once.
+    pub fn drain(&self) {
+        if let Some(state) = &*self.state.lock() {
+            state.live.values().for_each(|live| begin_drain(live, &state.workers));
+        }
+    }
+
+    /// Connections open now, handshakes included.
+    pub fn active(&self) -> usize {
+        let state = self.state.lock();
+        state.iter().flat_map(|state| state.live.values().chain(&state.retired)).map(|live| live.active()).sum()
+    }
+
+    /// Closes every connection and joins the workers. Lines in the access log's queue are written.
+    pub fn stop(&self) {
+        drop(self.state.lock().take());
+        self.telemetry.access_log.store(None);
+    }
+
+    /// Every metric in Prometheus text format.
+    pub fn metrics(&self) -> Result<Vec<u8>, ServerError> {
+        Ok(self.telemetry.render()?)
+    }
+
+    /// Open connections as JSON, oldest first, `limit` at most.
+    pub fn connections(&self, limit: usize) -> Result<String, ServerError> {
+        let mut open: Vec<Arc<Connection>> = {
+            let state = self.state.lock();
+            let workers = state.iter().flat_map(|state| &state.workers.workers);
+            workers.flat_map(|worker| worker.connections.snapshot()).collect()
+        };
+        open.sort_unstable_by_key(|connection| connection.id);
+        let records: Vec<_> = open.iter().take(limit).map(|connection| connection.record()).collect();
+        Ok(serde_json::to_string(&records)?)
+    }
+
+    /// What each listener serves, as JSON.
+    pub fn certificates(&self) -> Result<String, ServerError> {
+        let state = self.state.lock();
+        let listeners = state.iter().flat_map(|state| &state.built.listeners);
+        let served: Vec<_> = listeners
+            .flat_map(|(_, listener)| {
+                listener.selector.prepared().iter().map(|prepared| ServedCertificate {
+                    listener: &listener.name,
+                    site: &prepared.site,
+                    alpn: &listener.protocols[prepared.protocol].alpn,
+                    key_type: prepared.key_type.name(),
+                })
+            })
+            .collect();
+        Ok(serde_json::to_string(&served)?)
+    }
+
+    /// Opens the access log's file anew.
+    pub fn reopen_logs(&self) {
+        if let Some(log) = &*self.telemetry.access_log.load() {
+            log.reopen();
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ServedCertificate<'a> {
+    listener: &'a str,
+    site: &'a str,
+    alpn: &'a str,
+    key_type: &'static str,
+}
+
+/// A listener whose sockets are bound but not yet accepted from.
+struct Bound {
+    live: Arc<LiveListener>,
+    name: String,
+    sockets: Vec<TcpListener>,
+}
+
+impl Bound {
+    fn new(
+        config: &ListenerConfig,
+        listener: Arc<Listener>,
+        sockets: io::Result<Vec<TcpListener>>,
+    ) -> Result<Self, ServerError> {
+        let failed = |source| ServerError::Bind { name: config.name.clone(), bind: config.bind, source };
+        let sockets = sockets.map_err(failed)?;
+        let address = sockets.first().map_or(Ok(config.bind), TcpListener::local_addr).map_err(failed)?;
+        Ok(Self { live: Arc::new(LiveListener::new(address, listener)), name: config.name.clone(), sockets })
+    }
+
+    fn serve(self, workers: &Workers) -> (String, Arc<LiveListener>) {
+        for (index, socket) in self.sockets.into_iter().enumerate() {
+            let worker = workers.workers[index % workers.workers.len()].clone();
+            workers.handle(index).spawn(accept::run(socket, self.live.clone(), worker));
+        }
+        (self.name, self.live)
+    }
+}
+
+/// Port 0 asks for any port, and the one that is bound already is one.
+fn same_address(live: &LiveListener, wanted: SocketAddr) -> bool {
+    live.address == wanted || (wanted.port() == 0 && live.address.ip() == wanted.ip())
+}
+
+fn begin_drain(live: &Arc<LiveListener>, workers: &Workers) {
+    live.drain.begin();
+    let live = live.clone();
+    workers.handle(0).spawn(async move {
+        tokio::time::sleep(LINGER).await;
+        live.drain.end_linger();
+    });
+}
+
+fn open_access_log(
+    config: Option<&AccessLogConfig>,
+    families: &connections::Families,
+) -> Result<Option<AccessLog>, ServerError> {
+    let open = |config: &AccessLogConfig| {
+        let target = Target::parse(&config.path);
+        AccessLog::open(target, config.queue, config.requests, config.connections, families.access_log())
+            .map_err(|source| ServerError::AccessLog { path: config.path.clone(), source })
+    };
+    config.map(open).transpose()
+}

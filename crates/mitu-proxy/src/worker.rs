@@ -1,0 +1,103 @@
+//! Workers: the threads that run everything, and what each keeps to itself.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use mitu_telemetry::Telemetry;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::oneshot;
+
+use crate::config::Scheduler;
+use crate::connection::ConnectionTable;
+
+/// What one worker's connections share: nobody else takes these locks in `per_core` mode.
+#[derive(Debug)]
+pub struct Worker {
+    pub index: usize,
+    pub connections: Arc<ConnectionTable>,
+    pub telemetry: Arc<Telemetry>,
+}
+
+/// The running threads (docs/adr/0003).
+#[derive(Debug)]
+pub struct Workers {
+    pub workers: Vec<Arc<Worker>>,
+    runtimes: Runtimes,
+}
+
+#[derive(Debug)]
+enum Runtimes {
+    PerCore(Vec<Core>),
+    WorkStealing { handle: Handle, runtime: Option<Runtime> },
+}
+
+#[derive(Debug)]
+struct Core {
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Workers {
+    pub fn start(count: usize, scheduler: Scheduler, telemetry: &Arc<Telemetry>) -> io::Result<Self> {
+        let workers = (0..count)
+            .map(|index| {
+                Arc::new(Worker { index, connections: Arc::default(), telemetry: telemetry.clone() })
+            })
+            .collect();
+        let runtimes = match scheduler {
+            Scheduler::PerCore => Runtimes::PerCore((0..count).map(Core::start).collect::<io::Result<_>>()?),
+            Scheduler::WorkStealing => {
+                let runtime = Builder::new_multi_thread()
+                    .worker_threads(count)
+                    .thread_name("mitu-worker")
+                    .enable_all()
+                    .build()?;
+                Runtimes::WorkStealing { handle: runtime.handle().clone(), runtime: Some(runtime) }
+            }
+        };
+        Ok(Self { workers, runtimes })
+    }
+
+    /// The event loop of a worker.
+    pub fn handle(&self, index: usize) -> &Handle {
+        match &self.runtimes {
+            Runtimes::PerCore(cores) => &cores[index % cores.len()].handle,
+            Runtimes::WorkStealing { handle, .. } => handle,
+        }
+    }
+}
+
+impl Core {
+    fn start(index: usize) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new().name(format!("mitu-worker-{index}")).spawn(move || {
+            // Either way the runtime ends here, and with it every connection it has.
+            let _ = runtime.block_on(stopped);
+        })?;
+        Ok(Self { handle, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Workers {
+    /// Closes every connection and joins the threads.
+    fn drop(&mut self) {
+        match &mut self.runtimes {
+            Runtimes::PerCore(cores) => {
+                cores.iter_mut().for_each(|core| drop(core.stop.take()));
+                for thread in cores.iter_mut().filter_map(|core| core.thread.take()) {
+                    let _ = thread.join();
+                }
+            }
+            Runtimes::WorkStealing { runtime, .. } => {
+                if let Some(runtime) = runtime.take() {
+                    runtime.shutdown_timeout(Duration::from_secs(1));
+                }
+            }
+        }
+    }
+}

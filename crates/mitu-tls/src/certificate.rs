@@ -1,0 +1,118 @@
+//! Certificates: loaded once for each configuration, shared by every site and protocol that serves them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::server::ClientHello;
+use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::{CertificateConfig, Version};
+use crate::error::{Secrets, TlsConfigError, secret};
+
+/// A chain with its key, checked to belong together.
+#[derive(Debug)]
+pub struct Certificate {
+    pub id: String,
+    pub key: Arc<CertifiedKey>,
+    pub key_type: KeyType,
+}
+
+/// In the order of preference: the cheapest signature first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyType {
+    EcdsaP256,
+    Ed25519,
+    EcdsaP384,
+    EcdsaP521,
+    Rsa,
+}
+
+impl KeyType {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EcdsaP256 => "ecdsa-p256",
+            Self::Ed25519 => "ed25519",
+            Self::EcdsaP384 => "ecdsa-p384",
+            Self::EcdsaP521 => "ecdsa-p521",
+            Self::Rsa => "rsa",
+        }
+    }
+
+    fn of(key: &CertifiedKey) -> Self {
+        let signs = |scheme| key.key.choose_scheme(&[scheme]).is_some();
+        match key.key.algorithm() {
+            SignatureAlgorithm::RSA => Self::Rsa,
+            SignatureAlgorithm::ED25519 => Self::Ed25519,
+            _ if signs(SignatureScheme::ECDSA_NISTP384_SHA384) => Self::EcdsaP384,
+            _ if signs(SignatureScheme::ECDSA_NISTP521_SHA512) => Self::EcdsaP521,
+            _ => Self::EcdsaP256,
+        }
+    }
+}
+
+impl Certificate {
+    pub fn load(
+        config: &CertificateConfig,
+        secrets: &Secrets,
+        provider: &CryptoProvider,
+    ) -> Result<Self, TlsConfigError> {
+        let chain = read_chain(secrets, &config.chain)?;
+        let key = PrivateKeyDer::from_pem_slice(secret(secrets, &config.key)?).map_err(|source| {
+            TlsConfigError::Pem { id: config.key.clone(), wanted: "an unencrypted private key", source }
+        })?;
+        let key = CertifiedKey::from_der(chain, key, provider)
+            .map_err(|source| TlsConfigError::Certificate { id: config.id.clone(), source })?;
+        Ok(Self { id: config.id.clone(), key_type: KeyType::of(&key), key: Arc::new(key) })
+    }
+
+    /// Whether a client that says this can be served with this certificate, up to `max_version`.
+    pub fn suits(&self, hello: &ClientHello<'_>, max_version: Version) -> bool {
+        let signable = self.key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let suites = hello.cipher_suites();
+        // TLS 1.3 suites say nothing of the key; TLS 1.2 suites name its algorithm.
+        let tls13 = max_version == Version::Tls13 && suites.iter().any(|suite| u16::from(*suite) >> 8 == 0x13);
+        signable && (tls13 || suites.iter().any(|suite| self.signs_for_tls12(*suite)))
+    }
+
+    fn signs_for_tls12(&self, suite: CipherSuite) -> bool {
+        use CipherSuite as Suite;
+        match suite {
+            Suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | Suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+            | Suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => self.key_type != KeyType::Rsa,
+            Suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+            | Suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+            | Suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => self.key_type == KeyType::Rsa,
+            _ => false,
+        }
+    }
+}
+
+/// The certificates of a PEM bundle, of which there must be one at least.
+pub fn read_chain(secrets: &Secrets, id: &str) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(secret(secrets, id)?)
+        .collect::<Result<_, _>>()
+        .map_err(|source| TlsConfigError::Pem { id: id.to_owned(), wanted: "certificates", source })?;
+    if chain.is_empty() {
+        return Err(TlsConfigError::EmptyChain { id: id.to_owned() });
+    }
+    Ok(chain)
+}
+
+/// Every certificate of a configuration, by identifier.
+pub type Certificates = HashMap<String, Arc<Certificate>>;
+
+pub fn load_all(
+    configs: &[CertificateConfig],
+    secrets: &Secrets,
+    provider: &CryptoProvider,
+) -> Result<Certificates, TlsConfigError> {
+    configs
+        .iter()
+        .map(|config| Ok((config.id.clone(), Arc::new(Certificate::load(config, secrets, provider)?))))
+        .collect()
+}

@@ -1,0 +1,105 @@
+//! Runs the handshake on the configuration that was selected, and times its stages.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::server::Accepted;
+use rustls::{AlertDescription, ServerConfig};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_rustls::server::{StartHandshake, TlsStream};
+
+/// Why a handshake did not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    #[error("the client closed the connection")]
+    Closed,
+    #[error("not finished in time")]
+    Timeout,
+    #[error("refused: {0:?}")]
+    Refused(AlertDescription),
+    #[error(transparent)]
+    Tls(rustls::Error),
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl From<io::Error> for HandshakeError {
+    /// rustls' errors arrive inside `InvalidData`.
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            io::ErrorKind::InvalidData => match error.downcast::<rustls::Error>() {
+                Ok(tls) => Self::Tls(tls),
+                Err(error) => Self::Io(error),
+            },
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl HandshakeError {
+    /// A stable word for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        use rustls::Error as Tls;
+        match self {
+            Self::Closed => "client_closed",
+            Self::Timeout => "timeout",
+            Self::Refused(AlertDescription::NoApplicationProtocol) => "no_application_protocol",
+            Self::Refused(AlertDescription::UnrecognisedName) => "unrecognized_name",
+            Self::Refused(_) => "refused",
+            Self::Tls(Tls::NoApplicationProtocol) => "no_application_protocol",
+            Self::Tls(Tls::AlertReceived(_)) => "alert_received",
+            Self::Tls(Tls::PeerIncompatible(_)) => "peer_incompatible",
+            Self::Tls(Tls::PeerMisbehaved(_)) => "peer_misbehaved",
+            Self::Tls(Tls::NoCertificatesPresented) => "client_certificate_missing",
+            Self::Tls(Tls::InvalidCertificate(_)) => "client_certificate_invalid",
+            Self::Tls(
+                Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } | Tls::InappropriateHandshakeMessage { .. },
+            ) => "not_tls",
+            Self::Tls(Tls::DecryptError) => "decrypt_error",
+            Self::Tls(_) => "tls",
+            Self::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => "client_reset",
+            Self::Io(_) => "io",
+        }
+    }
+}
+
+/// A finished handshake.
+#[derive(Debug)]
+pub struct Finished {
+    pub stream: TlsStream<TcpStream>,
+    /// Time spent computing and writing: every poll of the handshake together.
+    pub crypto: Duration,
+    /// Time spent waiting for the client between them.
+    pub client_flight: Duration,
+}
+
+/// Runs the handshake to its end. The caller bounds the time.
+pub async fn run(tcp: TcpStream, accepted: Accepted, config: Arc<ServerConfig>) -> Result<Finished, HandshakeError> {
+    let begun = Instant::now();
+    let mut crypto = Duration::ZERO;
+    let mut handshake = pin!(StartHandshake::from_parts(accepted, tcp).into_stream(config));
+    let stream = poll_fn(|context| {
+        let resumed = Instant::now();
+        let poll = handshake.as_mut().poll(context);
+        crypto += resumed.elapsed();
+        poll
+    })
+    .await?;
+    Ok(Finished { stream, crypto, client_flight: begun.elapsed().saturating_sub(crypto) })
+}
+
+/// Ends a connection whose ClientHello cannot be served: a fatal alert in the clear (RFC 8446 §6), as no keys exist.
+pub async fn refuse(mut tcp: TcpStream, alert: AlertDescription) -> HandshakeError {
+    const ALERT: u8 = 21;
+    const FATAL: u8 = 2;
+    let record = [ALERT, 3, 3, 0, 2, FATAL, u8::from(alert)];
+    // Whether the client still listens changes nothing: the connection ends here.
+    let _ = tcp.write_all(&record).await;
+    let _ = tcp.shutdown().await;
+    HandshakeError::Refused(alert)
+}

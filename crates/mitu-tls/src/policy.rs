@@ -1,0 +1,210 @@
+//! From a policy to what rustls runs: provider, versions, suites, groups, client authentication.
+
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::sign::SingleCertAndKey;
+use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
+
+use crate::certificate::{Certificate, read_chain};
+use crate::config::{ClientAuthConfig, Provider, TlsPolicy, Version};
+use crate::error::{Secrets, TlsConfigError};
+
+/// A policy made ready: what all server configurations under it share.
+#[derive(Debug)]
+pub struct PreparedPolicy {
+    crypto: Arc<CryptoProvider>,
+    versions: Vec<&'static SupportedProtocolVersion>,
+    verifier: Arc<dyn ClientCertVerifier>,
+    tickets: usize,
+    pub max_version: Version,
+}
+
+impl PreparedPolicy {
+    pub fn new(policy: &TlsPolicy, alpn: &str, secrets: &Secrets) -> Result<Self, TlsConfigError> {
+        let crypto = Arc::new(crypto_provider(policy)?);
+        let versions = versions(policy);
+        let served = |version: &&SupportedProtocolVersion| {
+            crypto.cipher_suites.iter().any(|suite| suite.version() == *version)
+        };
+        if let Some(version) = versions.iter().find(|version| !served(version)) {
+            let reason = format!("no cipher suite for {:?} among those allowed", version.version);
+            return Err(TlsConfigError::Policy { alpn: alpn.to_owned(), reason });
+        }
+        Ok(Self {
+            verifier: verifier(&policy.client_auth, &crypto, secrets)?,
+            tickets: policy.tickets,
+            max_version: policy.max_version,
+            crypto,
+            versions,
+        })
+    }
+
+    /// The configuration for one certificate and one protocol. `ticketer`: none without resumption.
+    pub fn server_config(
+        &self,
+        alpn: &str,
+        certificate: &Certificate,
+        ticketer: Option<Arc<dyn ProducesTickets>>,
+    ) -> Result<ServerConfig, TlsConfigError> {
+        let mut config = ServerConfig::builder_with_provider(self.crypto.clone())
+            .with_protocol_versions(&self.versions)?
+            .with_client_cert_verifier(self.verifier.clone())
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.key.clone())));
+        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        // The server knows which suite its machine computes fastest; clients list them all as acceptable.
+        config.ignore_client_order = true;
+        // Stateless tickets only: nothing is stored for a client, so nothing can be filled up by clients.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = self.tickets;
+        if let Some(ticketer) = ticketer {
+            config.ticketer = ticketer;
+        }
+        Ok(config)
+    }
+}
+
+/// The whole of a provider, before a policy narrows it.
+pub fn base_provider(provider: Provider) -> CryptoProvider {
+    match provider {
+        Provider::AwsLc => aws_lc_rs::default_provider(),
+    }
+}
+
+/// The provider with the policy's suites and groups, in the policy's order.
+pub fn crypto_provider(policy: &TlsPolicy) -> Result<CryptoProvider, TlsConfigError> {
+    let base = base_provider(policy.provider);
+    let cipher_suites = if policy.cipher_suites.is_empty() {
+        cheapest_first(base.cipher_suites)
+    } else {
+        let find = |name: &String| {
+            let found = aws_lc_rs::ALL_CIPHER_SUITES.iter().find(|suite| suite_name(suite) == name);
+            found.copied().ok_or_else(|| TlsConfigError::UnknownCipherSuite(name.clone()))
+        };
+        policy.cipher_suites.iter().map(find).collect::<Result<_, _>>()?
+    };
+    let kx_groups = if policy.groups.is_empty() {
+        base.kx_groups
+    } else {
+        let find = |name: &String| {
+            let found = aws_lc_rs::ALL_KX_GROUPS.iter().find(|group| group_name(**group) == name.to_ascii_lowercase());
+            found.copied().ok_or_else(|| TlsConfigError::UnknownGroup(name.clone()))
+        };
+        policy.groups.iter().map(find).collect::<Result<_, _>>()?
+    };
+    Ok(CryptoProvider { cipher_suites, kx_groups, ..base })
+}
+
+/// The IANA name: rustls calls `TLS_AES_128_GCM_SHA256` `TLS13_AES_128_GCM_SHA256`.
+pub fn suite_name(suite: &SupportedCipherSuite) -> &'static str {
+    let name = suite.suite().as_str().unwrap_or("unknown");
+    match name {
+        "TLS13_AES_128_GCM_SHA256" => "TLS_AES_128_GCM_SHA256",
+        "TLS13_AES_256_GCM_SHA384" => "TLS_AES_256_GCM_SHA384",
+        "TLS13_CHACHA20_POLY1305_SHA256" => "TLS_CHACHA20_POLY1305_SHA256",
+        name => name,
+    }
+}
+
+/// `x25519`, `secp256r1`, `x25519mlkem768`: IANA names in lower case.
+fn group_name(group: &dyn SupportedKxGroup) -> String {
+    format!("{:?}", group.name()).to_ascii_lowercase()
+}
+
+/// AES-128 before AES-256, and the suites whose hash is SHA-256 first where only that hash has instructions of its
+/// own: the key schedule is a large part of a handshake's user time (docs/adr/0004).
+fn cheapest_first(mut suites: Vec<SupportedCipherSuite>) -> Vec<SupportedCipherSuite> {
+    let fast_sha512 = has_sha512_instructions();
+    suites.sort_by_key(|suite| match suite_name(suite) {
+        name if name.ends_with("AES_128_GCM_SHA256") => 0,
+        name if name.ends_with("CHACHA20_POLY1305_SHA256") => 1 + u8::from(fast_sha512),
+        _ => 2 - u8::from(fast_sha512),
+    });
+    suites
+}
+
+fn has_sha512_instructions() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("sha512");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("sha3");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    false
+}
+
+fn versions(policy: &TlsPolicy) -> Vec<&'static SupportedProtocolVersion> {
+    [(Version::Tls13, &rustls::version::TLS13), (Version::Tls12, &rustls::version::TLS12)]
+        .into_iter()
+        .filter(|(version, _)| (policy.min_version..=policy.max_version).contains(version))
+        .map(|(_, version)| version)
+        .collect()
+}
+
+fn verifier(
+    client_auth: &ClientAuthConfig,
+    crypto: &Arc<CryptoProvider>,
+    secrets: &Secrets,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsConfigError> {
+    let (ca, required) = match client_auth {
+        ClientAuthConfig::None => return Ok(WebPkiClientVerifier::no_client_auth()),
+        ClientAuthConfig::Optional { ca } => (ca, false),
+        ClientAuthConfig::Required { ca } => (ca, true),
+    };
+    let refused = |reason: String| TlsConfigError::ClientCa { id: ca.clone(), reason };
+    let mut roots = RootCertStore::empty();
+    for root in read_chain(secrets, ca)? {
+        roots.add(root).map_err(|error| refused(error.to_string()))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto.clone());
+    let builder = if required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|error| refused(error.to_string()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn policy(cipher_suites: &[&str], groups: &[&str]) -> TlsPolicy {
+        TlsPolicy {
+            provider: Provider::AwsLc,
+            min_version: Version::Tls12,
+            max_version: Version::Tls13,
+            cipher_suites: cipher_suites.iter().map(ToString::to_string).collect(),
+            groups: groups.iter().map(ToString::to_string).collect(),
+            client_auth: ClientAuthConfig::None,
+            tickets: 1,
+        }
+    }
+
+    #[test]
+    fn every_suite_and_group_is_found_by_its_iana_name() {
+        for suite in aws_lc_rs::ALL_CIPHER_SUITES {
+            let crypto = crypto_provider(&policy(&[suite_name(suite)], &[])).unwrap();
+            assert_eq!(crypto.cipher_suites, [*suite]);
+        }
+        for name in ["X25519MLKEM768", "X25519", "secp256r1", "secp384r1"] {
+            assert_eq!(crypto_provider(&policy(&[], &[name])).unwrap().kx_groups.len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn aes_128_comes_first() {
+        let crypto = crypto_provider(&policy(&[], &[])).unwrap();
+        assert_eq!(suite_name(&crypto.cipher_suites[0]), "TLS_AES_128_GCM_SHA256");
+    }
+
+    #[test]
+    fn unknown_names_are_refused() {
+        assert!(matches!(crypto_provider(&policy(&["RC4"], &[])), Err(TlsConfigError::UnknownCipherSuite(_))));
+        assert!(matches!(crypto_provider(&policy(&[], &["ffdhe2048"])), Err(TlsConfigError::UnknownGroup(_))));
+    }
+
+    #[test]
+    fn a_version_without_suites_is_refused() {
+        let refused = PreparedPolicy::new(&policy(&["TLS_AES_128_GCM_SHA256"], &[]), "h2", &Secrets::new());
+        assert!(matches!(refused, Err(TlsConfigError::Policy { .. })));
+    }
+}

@@ -1,0 +1,163 @@
+//! The choice made from a ClientHello: site by server name, protocol by ALPN, certificate by what the client can
+//! verify. Every combination was prepared when the configuration was built, so a choice allocates nothing.
+
+use std::sync::Arc;
+
+use rustls::server::ClientHello;
+use rustls::{AlertDescription, ServerConfig};
+
+use crate::alpn::{AlpnTable, Decision};
+use crate::certificate::{Certificate, Certificates, KeyType};
+use crate::config::{SiteConfig, TlsPolicy, Version};
+use crate::error::{Secrets, TlsConfigError};
+use crate::policy::PreparedPolicy;
+use crate::server_name::{ServerNameTable, lower_case};
+use crate::ticket::{TicketScope, Ticketers};
+
+/// What one listener can choose from.
+#[derive(Debug)]
+pub struct Selector {
+    pub alpn: AlpnTable,
+    names: ServerNameTable,
+    no_alpn: Option<usize>,
+    sites: Vec<Site>,
+    prepared: Vec<Prepared>,
+}
+
+#[derive(Debug)]
+struct Site {
+    certificates: Vec<Arc<Certificate>>,
+    /// Where this site's block begins in `prepared`; within it, protocol by protocol, a certificate each.
+    first: usize,
+}
+
+/// One TLS configuration, ready to run: (site, protocol, certificate).
+#[derive(Debug)]
+pub struct Prepared {
+    pub config: Arc<ServerConfig>,
+    pub protocol: usize,
+    /// The site's first server name, for labels.
+    pub site: Arc<str>,
+    pub key_type: KeyType,
+    max_version: Version,
+}
+
+/// What was chosen for one ClientHello.
+#[derive(Debug)]
+pub struct Selection<'a> {
+    /// Index into [`Selector::prepared`].
+    pub index: usize,
+    pub prepared: &'a Prepared,
+    /// None: the client has no ALPN extension.
+    pub alpn: Option<Decision>,
+}
+
+/// Why a ClientHello cannot be served.
+#[derive(Debug)]
+pub struct Refusal {
+    pub alert: AlertDescription,
+    pub alpn: Option<Decision>,
+}
+
+/// What a selector is built from.
+#[derive(Debug)]
+pub struct SelectorConfig<'a> {
+    pub listener: &'a str,
+    /// ALPN name and policy, most preferred first.
+    pub protocols: Vec<(&'a str, &'a TlsPolicy)>,
+    pub no_alpn: Option<usize>,
+    pub sites: &'a [SiteConfig],
+    pub default_site: Option<usize>,
+}
+
+impl Selector {
+    pub fn new(
+        config: &SelectorConfig<'_>,
+        certificates: &Certificates,
+        secrets: &Secrets,
+        ticketers: &mut Ticketers,
+        previous: Option<&Ticketers>,
+    ) -> Result<Self, TlsConfigError> {
+        let policies = config
+            .protocols
+            .iter()
+            .map(|(alpn, policy)| PreparedPolicy::new(policy, alpn, secrets))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut sites = Vec::with_capacity(config.sites.len());
+        let mut prepared = Vec::with_capacity(config.sites.len() * policies.len());
+        for site in config.sites {
+            let chosen = site_certificates(site, certificates)?;
+            let first = prepared.len();
+            let name: Arc<str> = site.names.first().map_or("default", String::as_str).into();
+            for (protocol, ((alpn, policy), ready)) in config.protocols.iter().zip(&policies).enumerate() {
+                let ticketer = if policy.tickets == 0 {
+                    None
+                } else {
+                    let scope = TicketScope::new(config.listener, &site.names, alpn, policy, secrets)?;
+                    Some(ticketers.get(scope, previous)?)
+                };
+                for certificate in &chosen {
+                    prepared.push(Prepared {
+                        config: Arc::new(ready.server_config(alpn, certificate, ticketer.clone())?),
+                        protocol,
+                        site: name.clone(),
+                        key_type: certificate.key_type,
+                        max_version: ready.max_version,
+                    });
+                }
+            }
+            sites.push(Site { certificates: chosen, first });
+        }
+        Ok(Self {
+            alpn: AlpnTable::new(config.protocols.iter().map(|(alpn, _)| *alpn))?,
+            names: ServerNameTable::new(config.sites, config.default_site)?,
+            no_alpn: config.no_alpn,
+            sites,
+            prepared,
+        })
+    }
+
+    /// Every configuration that can be chosen, by the index that a [`Selection`] names.
+    pub fn prepared(&self) -> &[Prepared] {
+        &self.prepared
+    }
+
+    pub fn select(&self, hello: &ClientHello<'_>) -> Result<Selection<'_>, Refusal> {
+        let (alpn, protocol) = match hello.alpn() {
+            Some(_) => {
+                let decision = self.alpn.decide(|| hello.alpn().into_iter().flatten());
+                (Some(decision), decision.chosen)
+            }
+            None => (None, self.no_alpn),
+        };
+        let refuse = |alert| Refusal { alert, alpn };
+        let name = hello.server_name().map(lower_case);
+        let site = self.names.find(name.as_deref()).and_then(|site| self.sites.get(site));
+        let site = site.ok_or_else(|| refuse(AlertDescription::UnrecognisedName))?;
+        let protocol = protocol.ok_or_else(|| refuse(AlertDescription::NoApplicationProtocol))?;
+        let block = site.first + protocol * site.certificates.len();
+        let suits = |(at, certificate): &(usize, &Arc<Certificate>)| {
+            certificate.suits(hello, self.prepared[block + at].max_version)
+        };
+        // Where nothing suits, rustls says so to the client in its own words, on the first certificate.
+        let certificate = site.certificates.iter().enumerate().find(suits).map_or(0, |(at, _)| at);
+        let index = block + certificate;
+        Ok(Selection { index, prepared: &self.prepared[index], alpn })
+    }
+}
+
+/// A site's certificates, one for each key type, the cheapest to sign with first.
+fn site_certificates(site: &SiteConfig, all: &Certificates) -> Result<Vec<Arc<Certificate>>, TlsConfigError> {
+    let mut chosen: Vec<Arc<Certificate>> = Vec::new();
+    for id in &site.certificates {
+        let certificate = all.get(id).ok_or_else(|| TlsConfigError::MissingCertificate(id.clone()))?;
+        if !chosen.iter().any(|known| known.key_type == certificate.key_type) {
+            chosen.push(certificate.clone());
+        }
+    }
+    if chosen.is_empty() {
+        return Err(TlsConfigError::MissingCertificate(format!("(none for {:?})", site.names)));
+    }
+    chosen.sort_by_key(|certificate| certificate.key_type);
+    Ok(chosen)
+}
