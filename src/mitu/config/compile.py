@@ -1,0 +1,306 @@
+"""From a `Config` to what the data plane obeys (`crates/mitu-proxy/src/config.rs`) and the key material beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from mitu.config.certificates import Inspector, Pair, covered
+from mitu.config.compile_routes import compile_routes
+from mitu.config.diagnostic import Diagnostic, Loc, Report
+from mitu.config.listeners import Listener, Protocol
+from mitu.config.model import Config
+from mitu.config.policy import Policy, merge
+from mitu.config.sites import Candidate, derive_sites
+from mitu.config.types import split_host_port
+from mitu.config.upstreams import Balancer, Upstream
+from mitu.config.validate import Findings, validate
+from mitu.errors import ConfigError
+
+# A certificate outside its dates fails `check`, but must not keep the other sites of a gateway from being served.
+DATE_CODES = frozenset({"E074", "E075"})
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The runtime configuration (JSON), its key material by identifier, and every file that was read for it.
+
+    `warnings` are worth a line in the log; certificates outside their dates are among them.
+    """
+
+    runtime: str
+    secrets: dict[str, bytes]
+    files: frozenset[Path]
+    warnings: tuple[Diagnostic, ...] = ()
+
+
+def python_handlers(config: Config) -> tuple[str, ...]:
+    """The `module:function` names of all Python handlers, each once."""
+    found = [protocol.handler for listener in config.listeners for protocol in listener.protocols]
+    return tuple(dict.fromkeys(name for name in found if name is not None))
+
+
+def compile_runtime(config: Config, handler_sockets: Mapping[str, Path | str] | None = None) -> Compiled:
+    """Compile `config`. `handler_sockets`: the Unix socket of each Python handler, by `module:function`.
+
+    ConfigError when the configuration or a file that it names is no good.
+    """
+    compiler = Compiler(config, dict(handler_sockets or {}))
+    for name in python_handlers(config):
+        if name not in compiler.handler_sockets:
+            raise ValueError(f"no socket for the Python handler '{name}'")
+    document = compiler.document()
+    found = [*validate(config), *compiler.findings.found]
+    blocking = [one for one in found if one.is_error and one.code not in DATE_CODES]
+    if blocking:
+        raise ConfigError(Report.of(found))
+    files = set(compiler.inspector.files)
+    if config.document is not None:
+        files.add(config.document.file.absolute())
+    if config.admin.token is not None and config.admin.token.file is not None:
+        files.add(config.admin.token.file)
+    report = Report.of(found)
+    runtime = json.dumps(document, indent=1)
+    return Compiled(runtime, compiler.secrets, frozenset(files), (*report.errors, *report.warnings))
+
+
+@dataclass
+class Compiler:
+    """Gathers the runtime document, its secrets, and what is wrong with the files that it names."""
+
+    config: Config
+    handler_sockets: dict[str, Path | str]
+    now: datetime | None = None
+    secrets: dict[str, bytes] = field(default_factory=dict)
+    certificates: dict[str, dict[str, str]] = field(default_factory=dict)
+    pairs: dict[tuple[Path, Path], tuple[str, Pair] | None] = field(default_factory=dict)
+    findings: Findings = field(init=False)
+    inspector: Inspector = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.findings = Findings(self.config)
+        self.inspector = Inspector(self.findings) if self.now is None else Inspector(self.findings, self.now)
+
+    def document(self) -> dict[str, Any]:
+        config = self.config
+        listeners = [self._listener(one, ("listeners", at)) for at, one in enumerate(config.listeners)]
+        upstreams = [self._upstream(one, ("upstreams", at)) for at, one in enumerate(config.upstreams)]
+        return {
+            "workers": config.runtime.workers or cores(),
+            "scheduler": config.runtime.scheduler,
+            "access_log": self._access_log(),
+            "certificates": list(self.certificates.values()),
+            "listeners": listeners,
+            "upstreams": [*upstreams, *self._handler_upstreams()],
+        }
+
+    def _access_log(self) -> dict[str, Any] | None:
+        access = self.config.logging.access
+        if access is None:
+            return None
+        path = access.path
+        if path not in ("stdout", "stderr"):
+            target = self.config.base / path
+            if not target.parent.is_dir():
+                hint = f"make the folder {target.parent}"
+                self.findings.add(
+                    "E066", f"the folder of '{path}' does not exist", ("logging", "access", "path"), hint=hint
+                )
+            path = str(target)
+        return {
+            "path": path,
+            "requests": access.requests,
+            "connections": access.connections,
+            "queue": access.queue,
+        }
+
+    def _listener(self, listener: Listener, loc: Loc) -> dict[str, Any]:
+        sites = self._sites(listener, loc)
+        limits, timeouts = listener.limits, listener.timeouts
+        return {
+            "name": listener.name,
+            "bind": socket_address(listener.bind),
+            "backlog": limits.backlog,
+            "proxy_protocol_from": list(listener.proxy_protocol.trusted) if listener.proxy_protocol else [],
+            "trusted_proxies": list(listener.trusted_proxies),
+            "protocols": [
+                self._protocol(listener, one, (*loc, "protocols", at)) for at, one in enumerate(listener.protocols)
+            ],
+            "no_alpn": no_alpn(listener),
+            "sites": sites,
+            "default_site": 0 if sites and listener.tls.unknown_name == "default" else None,
+            "routes": compile_routes(listener.routes),
+            "limits": {
+                "connections": limits.connections,
+                "request_header_bytes": limits.request_header_size,
+                "request_headers": limits.request_headers,
+                "request_body_bytes": limits.request_body_size,
+                "http2_concurrent_streams": limits.http2_concurrent_streams,
+                "buffer_bytes": limits.buffer_size,
+            },
+            "timeouts": {
+                "handshake_ms": milliseconds(timeouts.handshake),
+                "request_header_ms": milliseconds(timeouts.request_header),
+                "idle_ms": milliseconds(timeouts.idle),
+                "relay_idle_ms": milliseconds(timeouts.relay_idle),
+            },
+        }
+
+    def _protocol(self, listener: Listener, protocol: Protocol, loc: Loc) -> dict[str, Any]:
+        if protocol.handler is not None:
+            handler = {"kind": "relay", "upstream": handler_upstream(protocol.handler)}
+        elif protocol.relay is not None:
+            handler = {"kind": "relay", "upstream": protocol.relay}
+        else:
+            handler = {"kind": "http2" if protocol.alpn == "h2" else "http1"}
+        own_ca = protocol.tls.client_ca is not None
+        ca_loc: Loc = (*loc, "tls", "client_ca") if own_ca else (*loc[:2], "tls", "client_ca")
+        return {
+            "alpn": protocol.alpn,
+            "handler": handler,
+            "tls": self._policy(merge(listener.tls, protocol.tls), ca_loc),
+        }
+
+    def _policy(self, policy: Policy, ca_loc: Loc) -> dict[str, Any]:
+        client_auth: dict[str, str] = {"mode": policy.client_auth}
+        if policy.client_auth != "none" and policy.client_ca is not None:
+            client_auth["ca"] = self._authorities(policy.client_ca, ca_loc)
+        return {
+            "provider": policy.provider,
+            "min_version": policy.min_version,
+            "max_version": policy.max_version,
+            "cipher_suites": list(policy.cipher_suites),
+            "groups": list(policy.groups),
+            "client_auth": client_auth,
+            "tickets": policy.tickets,
+        }
+
+    def _authorities(self, path: Path, loc: Loc) -> str:
+        """The identifier of a bundle of trusted roots."""
+        identifier = f"ca:{path}"
+        if identifier not in self.secrets:
+            bundle = self.inspector.authorities(path, loc)
+            if bundle is not None:
+                self.secrets[identifier] = bundle
+        return identifier
+
+    def _pair(self, certificate: Path, key: Path, loc: Loc, *, serving: bool = True) -> tuple[str, Pair] | None:
+        """Identifier and content of a chain with its key, each read and checked once."""
+        if (certificate, key) not in self.pairs:
+            pair = self.inspector.pair(certificate, key, loc, serving=serving)
+            self.pairs[certificate, key] = None if pair is None else (self._keep(certificate, key, pair), pair)
+        return self.pairs[certificate, key]
+
+    def _keep(self, certificate: Path, key: Path, pair: Pair) -> str:
+        identifier = str(certificate) if str(certificate) not in self.certificates else f"{certificate}+{key}"
+        entry = {"id": identifier, "chain": f"chain:{certificate}", "key": f"key:{key}"}
+        self.certificates[identifier] = entry
+        self.secrets[entry["chain"]] = pair.chain
+        self.secrets[entry["key"]] = pair.key
+        return identifier
+
+    def _sites(self, listener: Listener, loc: Loc) -> list[dict[str, Any]]:
+        candidates = []
+        for at, one in enumerate(listener.tls.certificates):
+            where: Loc = (*loc, "tls", "certificates", at)
+            found = self._pair(one.certificate, one.key, where)
+            if found is None:
+                continue
+            identifier, pair = found
+            for name in one.names or ():
+                if not covered(name, pair.names):
+                    hint = f"the certificate is for {', '.join(pair.names[:8])}"
+                    self.findings.add(
+                        "W007", f"'{name}' is not among the certificate's names", (*where, "names"), hint=hint
+                    )
+            candidates.append(Candidate(identifier, pair.key_type, one.names or pair.names))
+        sites = derive_sites(candidates)
+        served = {identifier for site in sites for identifier in site.certificates}
+        for at, one in enumerate(listener.tls.certificates):
+            found = self.pairs.get((one.certificate, one.key))
+            if found is not None and found[0] not in served:
+                hint = "an earlier certificate with the same kind of key takes all its names"
+                where = (*loc, "tls", "certificates", at)
+                self.findings.add("W010", f"'{one.certificate.name}' is never served", where, hint=hint)
+        return [{"names": list(site.names), "certificates": list(site.certificates)} for site in sites]
+
+    def _upstream(self, upstream: Upstream, loc: Loc) -> dict[str, Any]:
+        return {
+            "name": upstream.name,
+            "endpoints": [{"address": one.address, "weight": one.weight} for one in upstream.endpoints],
+            "balancer": _balancer(upstream.balancer),
+            "protocol": upstream.protocol,
+            "tls": self._upstream_tls(upstream, (*loc, "tls")),
+            "proxy_protocol": upstream.proxy_protocol,
+            "connect_timeout_ms": milliseconds(upstream.timeouts.connect),
+            "idle_timeout_ms": milliseconds(upstream.timeouts.idle),
+            "max_idle": upstream.max_idle,
+        }
+
+    def _upstream_tls(self, upstream: Upstream, loc: Loc) -> dict[str, Any] | None:
+        tls = upstream.tls
+        if tls is None:
+            return None
+        found = None
+        if tls.certificate is not None and tls.key is not None:
+            found = self._pair(tls.certificate, tls.key, loc, serving=False)
+        return {
+            "server_name": tls.server_name,
+            "ca": None if tls.ca is None else self._authorities(tls.ca, (*loc, "ca")),
+            "client_certificate": None if found is None else found[0],
+            "verify": tls.verify,
+        }
+
+    def _handler_upstreams(self) -> Iterator[dict[str, Any]]:
+        for name in python_handlers(self.config):
+            upstream = Upstream(name="handler", endpoints=(), proxy_protocol=True)
+            address = f"unix:{self.handler_sockets[name]}"
+            plain = self._upstream(upstream, ())
+            yield plain | {"name": handler_upstream(name), "endpoints": [{"address": address, "weight": 1}]}
+
+
+def handler_upstream(handler: str) -> str:
+    """The upstream behind a Python handler; '@' keeps it apart from names in the configuration."""
+    return f"@{handler}"
+
+
+def no_alpn(listener: Listener) -> int | None:
+    """Index of the protocol for clients without ALPN; None: they are refused."""
+    names = [protocol.alpn for protocol in listener.protocols]
+    wanted = listener.no_alpn
+    if wanted is None:
+        wanted = "http/1.1" if any(one.alpn == "http/1.1" and one.is_http for one in listener.protocols) else "refuse"
+    return names.index(wanted) if wanted in names else None
+
+
+def socket_address(bind: str) -> str:
+    """The one socket address of a `bind`; all addresses are one IPv6 socket where the kernel can."""
+    host, port = split_host_port(bind) or ("", 0)
+    if not host:
+        return f"[::]:{port}" if socket.has_dualstack_ipv6() else f"0.0.0.0:{port}"
+    if host == "localhost":
+        host = "127.0.0.1"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def cores() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def milliseconds(value: timedelta) -> int:
+    return round(value / timedelta(milliseconds=1))
+
+
+def _balancer(balancer: Balancer) -> dict[str, Any]:
+    key = balancer.hash
+    if key is None:
+        return {"kind": balancer.kind}
+    on = {"kind": "header", "value": key.header} if key.header is not None else {"kind": key.on}
+    return {"kind": "hash", "on": on}

@@ -1,0 +1,129 @@
+"""The configuration's root. The option reference and the JSON Schema are made from these models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PrivateAttr, SecretStr, field_serializer, model_validator
+
+from mitu.config.base import Model
+from mitu.config.listeners import Listener
+from mitu.config.source import Document
+from mitu.config.types import Bind, Bool, ConfigPath, IntRange, Text, fail
+from mitu.config.upstreams import Upstream
+
+
+class Runtime(Model):
+    """How the data plane uses the machine."""
+
+    workers: Annotated[int, IntRange(1, 1024)] | None = Field(
+        default=None, description="Worker threads; one per core when left out."
+    )
+    scheduler: Literal["per_core", "work_stealing"] = Field(
+        default="per_core",
+        description="`per_core`: a thread, an event loop and a socket per worker; `work_stealing`: one runtime whose"
+        " threads share all connections.",
+    )
+
+
+class Secret(Model):
+    """A secret: `{file: path}`, or text (better from `${ENV}` than as written)."""
+
+    shorthand: ClassVar[str | None] = "value"
+    value: SecretStr | None = Field(default=None, description="The secret itself.")
+    file: ConfigPath | None = Field(default=None, description="The file that holds it; the last newline is dropped.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Secret:
+        if (self.value is None) == (self.file is None):
+            fail("E022", "a secret is exactly one of these", allowed=("text", "{file: path}"))
+        return self
+
+    @field_serializer("value")
+    def _redact(self, value: SecretStr | None) -> str | None:
+        return None if value is None else "(redacted)"
+
+    def reveal(self) -> str:
+        """The secret. OSError or UnicodeDecodeError when its file cannot be read."""
+        if self.file is not None:
+            return self.file.read_text(encoding="utf-8").removesuffix("\n")
+        return "" if self.value is None else self.value.get_secret_value()
+
+
+class Admin(Model):
+    """The endpoint behind `mitu reload`, `status` and `drain`, with metrics."""
+
+    socket: ConfigPath | None = Field(
+        default=None,
+        description="Unix socket; when left out `/run/mitu/admin.sock` for root, else `mitu/admin.sock` in"
+        " `$XDG_RUNTIME_DIR`.",
+    )
+    listen: Bind | None = Field(default=None, description="Loopback `host:port` besides; needs a `token`.")
+    token: Secret | None = Field(default=None, description="Bearer token that requests to `listen` must carry.")
+
+    @property
+    def socket_path(self) -> Path:
+        return self.socket or default_admin_socket()
+
+
+class AccessLog(Model):
+    """One JSON line a request or connection. Lines that cannot be written in time are dropped and counted."""
+
+    path: Text = Field(default="stdout", description="A file, `stdout` or `stderr`.")
+    requests: Bool = Field(default=True, description="One line for each request.")
+    connections: Bool = Field(default=False, description="One line for each connection, with its stage times.")
+    queue: Annotated[int, IntRange(16, 10_000_000)] = Field(
+        default=8192, description="Lines that may wait for the writer."
+    )
+
+
+class Logging(Model):
+    """What the gateway says about itself and its traffic."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe message.")
+    format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="`auto`: text on a terminal, else JSON lines."
+    )
+    access: AccessLog | None = Field(default=None, description="Access log; off when left out.")
+
+
+class Config(Model):
+    """The whole configuration of a gateway."""
+
+    runtime: Runtime = Field(default=Runtime(), description="How the data plane uses the machine.")
+    admin: Admin = Field(default=Admin(), description="The admin endpoint.")
+    logging: Logging = Field(default=Logging(), description="Logs.")
+    listeners: tuple[Listener, ...] = Field(description="TLS ports.")
+    upstreams: tuple[Upstream, ...] = Field(default=(), description="Groups of endpoints that routes send to.")
+
+    _document: Document | None = PrivateAttr(default=None)
+
+    @property
+    def document(self) -> Document | None:
+        """Where it was read from; None for a configuration built in code."""
+        return self._document
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths start from."""
+        return Path.cwd() if self._document is None else self._document.file.parent
+
+    def __eq__(self, other: object) -> bool:
+        # Where it was read from is no part of what it says.
+        return isinstance(other, Config) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    def resolved(self) -> dict[str, Any]:
+        """The full form, every default filled in and every secret redacted."""
+        return self.model_dump(mode="json")
+
+
+def default_admin_socket() -> Path:
+    """`/run/mitu/admin.sock` for root, else `mitu/admin.sock` in `$XDG_RUNTIME_DIR` or `/run/user/UID`."""
+    if os.geteuid() == 0:
+        return Path("/run/mitu/admin.sock")
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}") / "mitu" / "admin.sock"

@@ -1,0 +1,140 @@
+"""Cross checks of one listener: every protocol has a handler, and its TLS settings hold together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mitu.config.diagnostic import Loc, nearest
+from mitu.config.listeners import HTTP_PROTOCOLS, Listener, Protocol
+from mitu.config.policy import merge
+from mitu.config.tls import TLS12_SUITES, TLS13_SUITES
+from mitu.config.types import shown
+from mitu.config.validate import Findings
+
+# The ALPN table of the data plane keeps the offered protocols as bits of one word.
+MAX_PROTOCOLS = 64
+# Version, its suites, and which bound to move to which version when none of them is wanted.
+FAMILIES = (("1.2", TLS12_SUITES, "min_version", "1.3"), ("1.3", TLS13_SUITES, "max_version", "1.2"))
+
+
+def check_listener(findings: Findings, listener: Listener, loc: Loc) -> None:
+    _check_protocols(findings, listener, loc)
+    _check_http(findings, listener, loc)
+    _check_no_alpn(findings, listener, loc)
+    _check_tls(findings, listener, loc)
+
+
+def _check_protocols(findings: Findings, listener: Listener, loc: Loc) -> None:
+    if not listener.protocols and findings.complete(*loc):
+        findings.add("E023", f"listener '{listener.name}' serves no protocol", (*loc, "protocols"))
+    if len(listener.protocols) > MAX_PROTOCOLS:
+        findings.add("E016", f"more than {MAX_PROTOCOLS} protocols", (*loc, "protocols"))
+    seen: set[str] = set()
+    for at, protocol in enumerate(listener.protocols):
+        where = (*loc, "protocols", at)
+        if protocol.alpn in seen:
+            findings.add("E043", f"'{protocol.alpn}' is listed twice", where, hint="an offer has one handler")
+        seen.add(protocol.alpn)
+        _check_handler(findings, protocol, where)
+
+
+def _check_handler(findings: Findings, protocol: Protocol, where: Loc) -> None:
+    if protocol.relay is not None and protocol.handler is not None:
+        findings.add("E050", f"'{protocol.alpn}' has both a relay and a handler", where, hint="keep one of them")
+    elif protocol.relay is None and protocol.handler is None and protocol.alpn not in HTTP_PROTOCOLS:
+        if not findings.complete(*where):
+            return
+        if protocol.alpn == "h3":
+            hint = "list h2 and http/1.1"
+            findings.add("E049", "HTTP/3 is not served yet", where, found="h3", allowed=HTTP_PROTOCOLS, hint=hint)
+            return
+        aliases = {"http": "http/1.1", "http1": "http/1.1", "http1.1": "http/1.1", "http2": "h2", "http/2": "h2"}
+        closest = aliases.get(protocol.alpn.lower()) or nearest(protocol.alpn, HTTP_PROTOCOLS)
+        hint = "name the upstream with 'relay', or a Python function with 'handler'"
+        findings.add(
+            "E047", f"nothing handles {shown(protocol.alpn)}", where, found=protocol.alpn, nearest=closest, hint=hint
+        )
+
+
+def _check_http(findings: Findings, listener: Listener, loc: Loc) -> None:
+    """Routes and HTTP protocols come together or not at all."""
+    http = [at for at, protocol in enumerate(listener.protocols) if protocol.is_http]
+    if http and not listener.routes and findings.complete(*loc, "routes"):
+        names = " and ".join(f"'{listener.protocols[at].alpn}'" for at in http)
+        hint = "add routes, or a relay to the protocol"
+        findings.add(
+            "E045", f"{names} offered, but there are no routes to answer", (*loc, "protocols", http[0]), hint=hint
+        )
+    if listener.routes and not http and findings.complete(*loc, "protocols"):
+        hint = "add h2 and http/1.1 to 'protocols', or drop the routes"
+        findings.add(
+            "E046",
+            "there are routes, but no HTTP protocol that leads to them",
+            (*loc, "routes"),
+            at_key=True,
+            hint=hint,
+        )
+
+
+def _check_no_alpn(findings: Findings, listener: Listener, loc: Loc) -> None:
+    names = [protocol.alpn for protocol in listener.protocols]
+    if listener.no_alpn in (None, "refuse", *names) or not findings.complete(*loc, "protocols"):
+        return
+    allowed = (*names, "refuse")
+    findings.add(
+        "E044",
+        f"no_alpn names '{listener.no_alpn}', which is not among the protocols",
+        (*loc, "no_alpn"),
+        found=listener.no_alpn,
+        allowed=allowed,
+        nearest=nearest(str(listener.no_alpn), allowed),
+    )
+
+
+def _check_tls(findings: Findings, listener: Listener, loc: Loc) -> None:
+    tls = listener.tls
+    if not tls.certificates and findings.complete(*loc, "tls", "certificates"):
+        findings.add("E023", "TLS needs at least one certificate", (*loc, "tls", "certificates"))
+    if tls.certificates == () and not findings.complete(*loc, "tls"):
+        return
+    policies = [((*loc, "tls"), merge(tls, None))]
+    policies += [
+        ((*loc, "protocols", at, "tls"), merge(tls, protocol.tls))
+        for at, protocol in enumerate(listener.protocols)
+        if protocol.tls.model_fields_set
+    ]
+    told: set[tuple[str, str]] = set()
+
+    def say(code: str, message: str, where: Loc, **rest: Any) -> None:
+        # What a protocol inherits from the listener is said once, at the listener.
+        if (code, message) not in told:
+            findings.add(code, message, where, **rest)
+        told.add((code, message))
+
+    for where, policy in policies:
+        if policy.min_version > policy.max_version:
+            say("E032", f"min_version {policy.min_version} is above max_version {policy.max_version}", where)
+        else:
+            for version, family, bound, other in FAMILIES:
+                served = policy.min_version <= version <= policy.max_version
+                if served and policy.cipher_suites and not any(suite in family for suite in policy.cipher_suites):
+                    hint = f'add one, or set {bound}: "{other}"'
+                    say(
+                        "E033",
+                        f"none of the cipher suites is for TLS {version}",
+                        where,
+                        allowed=tuple(family),
+                        hint=hint,
+                    )
+        if policy.client_auth != "none" and policy.client_ca is None and findings.complete(*where):
+            hint = "set client_ca to the PEM file of the authorities that sign the clients' certificates"
+            say("E052", f"client_auth is '{policy.client_auth}', but there is no client_ca", where, hint=hint)
+    used = any(policy.client_auth != "none" for _, policy in policies)
+    if tls.client_ca is not None and not used and findings.complete(*loc):
+        hint = "set client_auth to optional or required"
+        findings.add(
+            "W003",
+            "client_ca has no effect: no protocol asks for a client certificate",
+            (*loc, "tls", "client_ca"),
+            hint=hint,
+        )
