@@ -1,8 +1,11 @@
 """The data plane, as Python sees it. Checked against the built module by `make lint`."""
 
+from typing import final
+
 class NativeError(Exception):
     """The data plane refused a configuration or could not bind a socket; nothing has changed."""
 
+@final
 class Server:
     """A running data plane: its worker threads and their sockets."""
 
@@ -43,5 +46,5 @@ def start(config: str, secrets: dict[str, bytes], inherited: dict[str, list[int]
 def validate(config: str, secrets: dict[str, bytes]) -> None:
     """Build everything `config` asks for but the sockets; NativeError says what cannot be."""
 
-def version() -> dict[str, str]:
-    """Versions of mitu, rustls, and of each crypto provider that is built in."""
+def version() -> str:
+    """The version of the data plane, which must equal the package's."""

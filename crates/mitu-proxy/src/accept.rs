@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::TcpListener as StdListener;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,12 +26,14 @@ pub async fn run(socket: StdListener, live: Arc<LiveListener>, worker: Arc<Worke
     let Ok(socket) = TcpListener::from_std(socket) else {
         return;
     };
-    let mut drain = live.drain.subscribe();
-    loop {
+    let drain = live.drain.subscribe();
+    let mut watched = drain.clone();
+    let mut started = pin!(watched.started());
+    while !drain.draining() {
         tokio::select! {
             biased;
-            () = drain.started() => break,
             accepted = socket.accept() => intake(accepted, &live, &worker).await,
+            () = &mut started => {}
         }
     }
     // Without the filter (a kernel without BPF) the queue is emptied all the same; only a last race is left.

@@ -1,1 +1,113 @@
+//! The Python binding of the data plane, and nothing but the binding. `src/mitu/_native.pyi` tells Python of it.
 
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use mitu_proxy::server::{self, ServerError};
+use pyo3::create_exception;
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+
+// Handshakes allocate and free in small pieces on every core: where the allocator shows most.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+create_exception!(
+    _native,
+    NativeError,
+    PyException,
+    "The data plane refused a configuration or could not bind a socket; nothing has changed."
+);
+
+fn native_error(error: ServerError) -> PyErr {
+    NativeError::new_err(error.to_string())
+}
+
+/// A running data plane: its worker threads and their sockets.
+#[pyclass(frozen, module = "mitu._native")]
+struct Server(server::Server);
+
+#[pymethods]
+impl Server {
+    /// Make `config` live, whole or (NativeError) not at all. Blocks while new sockets are bound.
+    fn reload(&self, py: Python<'_>, config: &str, secrets: HashMap<String, Vec<u8>>) -> PyResult<()> {
+        py.detach(|| self.0.reload(config, &secrets)).map_err(native_error)
+    }
+
+    /// The bound `host:port` of each listener, by name.
+    fn addresses(&self) -> HashMap<String, String> {
+        self.0.addresses().into_iter().map(|(name, address)| (name, address.to_string())).collect()
+    }
+
+    /// Stop accepting, and ask every connection to finish (GOAWAY, `Connection: close`). Returns at once.
+    fn drain(&self, py: Python<'_>) {
+        py.detach(|| self.0.drain());
+    }
+
+    /// Connections that are open now, handshakes included.
+    fn active(&self) -> usize {
+        self.0.active()
+    }
+
+    /// Close every connection and join the workers.
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| self.0.stop());
+    }
+
+    /// Every metric in Prometheus text format.
+    fn metrics(&self, py: Python<'_>) -> PyResult<String> {
+        let text = py.detach(|| self.0.metrics()).map_err(native_error)?;
+        Ok(String::from_utf8(text)?)
+    }
+
+    /// A JSON array of at most `limit` open connections, oldest first.
+    fn connections(&self, py: Python<'_>, limit: usize) -> PyResult<String> {
+        py.detach(|| self.0.connections(limit)).map_err(native_error)
+    }
+
+    /// A JSON array of what each listener serves: server names, key types, protocols.
+    fn certificates(&self, py: Python<'_>) -> PyResult<String> {
+        py.detach(|| self.0.certificates()).map_err(native_error)
+    }
+
+    /// Open the access log's path anew, after logrotate has moved the file.
+    fn reopen_logs(&self, py: Python<'_>) {
+        py.detach(|| self.0.reopen_logs());
+    }
+}
+
+/// Start the workers for the runtime configuration `config` (JSON).
+///
+/// `secrets`: PEM by the identifiers that `config` uses. `inherited`: listening sockets by listener name, whose file
+/// descriptors are taken over.
+#[pyfunction]
+fn start(
+    py: Python<'_>,
+    config: &str,
+    secrets: HashMap<String, Vec<u8>>,
+    inherited: HashMap<String, Vec<RawFd>>,
+) -> PyResult<Server> {
+    // SAFETY: the caller hands the descriptors over, as the stub's documentation demands; nobody else closes them.
+    let adopt = |fd| TcpListener::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let inherited = inherited.into_iter().map(|(name, fds)| (name, fds.into_iter().map(adopt).collect())).collect();
+    py.detach(|| server::Server::start(config, &secrets, inherited)).map(Server).map_err(native_error)
+}
+
+/// Build everything `config` asks for but the sockets; NativeError says what cannot be.
+#[pyfunction]
+fn validate(py: Python<'_>, config: &str, secrets: HashMap<String, Vec<u8>>) -> PyResult<()> {
+    py.detach(|| server::validate(config, &secrets)).map_err(native_error)
+}
+
+/// The version of the data plane, which must equal the package's.
+#[pyfunction]
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::{NativeError, Server, start, validate, version};
+}

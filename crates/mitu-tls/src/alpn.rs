@@ -18,9 +18,30 @@ pub const MAX_PROTOCOLS: usize = 64;
 
 /// Registered names (IANA) that are told apart in [`OfferedSet`] even when nobody serves them here.
 const WELL_KNOWN: [&str; 24] = [
-    "h2", "http/1.1", "h3", "http/1.0", "h2c", "mqtt", "acme-tls/1", "spdy/3.1", "grpc-exp", "stun.turn", "webrtc",
-    "c-webrtc", "ftp", "imap", "pop3", "managesieve", "coap", "xmpp-client", "xmpp-server", "dot", "smb", "irc",
-    "postgresql", "doq",
+    "h2",
+    "http/1.1",
+    "h3",
+    "http/1.0",
+    "h2c",
+    "mqtt",
+    "acme-tls/1",
+    "spdy/3.1",
+    "grpc-exp",
+    "stun.turn",
+    "webrtc",
+    "c-webrtc",
+    "ftp",
+    "imap",
+    "pop3",
+    "managesieve",
+    "coap",
+    "xmpp-client",
+    "xmpp-server",
+    "dot",
+    "smb",
+    "irc",
+    "postgresql",
+    "doq",
 ];
 
 /// The bit of every name that is neither configured nor well known.
@@ -98,8 +119,11 @@ impl AlpnTable {
         }
         let bits = self.bits(list());
         let best = bits.trailing_zeros() as usize;
-        let decision =
-            Decision { chosen: (best < MAX_PROTOCOLS).then_some(best), offered: self.offered_set(bits), cached: false };
+        let decision = Decision {
+            chosen: (best < MAX_PROTOCOLS).then_some(best),
+            offered: self.offered_set(bits),
+            cached: false,
+        };
         slot.store(Entry::new(hash, decision).0, Ordering::Relaxed);
         decision
     }

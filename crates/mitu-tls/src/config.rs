@@ -59,8 +59,12 @@ pub enum Version {
 pub enum ClientAuthConfig {
     None,
     /// `ca`: identifier of the PEM bundle of trusted roots.
-    Optional { ca: String },
-    Required { ca: String },
+    Optional {
+        ca: String,
+    },
+    Required {
+        ca: String,
+    },
 }
 
 /// TLS towards an upstream.

@@ -26,9 +26,8 @@ impl PreparedPolicy {
     pub fn new(policy: &TlsPolicy, alpn: &str, secrets: &Secrets) -> Result<Self, TlsConfigError> {
         let crypto = Arc::new(crypto_provider(policy)?);
         let versions = versions(policy);
-        let served = |version: &&SupportedProtocolVersion| {
-            crypto.cipher_suites.iter().any(|suite| suite.version() == *version)
-        };
+        let served =
+            |version: &&SupportedProtocolVersion| crypto.cipher_suites.iter().any(|suite| suite.version() == *version);
         if let Some(version) = versions.iter().find(|version| !served(version)) {
             let reason = format!("no cipher suite for {:?} among those allowed", version.version);
             return Err(TlsConfigError::Policy { alpn: alpn.to_owned(), reason });

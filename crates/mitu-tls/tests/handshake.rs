@@ -1,0 +1,360 @@
+//! From a real client's ClientHello to the finished handshake, over TCP: what is chosen, and how it is refused.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use mitu_tls::certificate::load_all;
+use mitu_tls::client_hello;
+use mitu_tls::config::{CertificateConfig, ClientAuthConfig, Provider, SiteConfig, TlsPolicy, Version};
+use mitu_tls::error::Secrets;
+use mitu_tls::handshake::{self, HandshakeError};
+use mitu_tls::identity::ClientIdentity;
+use mitu_tls::policy::base_provider;
+use mitu_tls::select::{Selector, SelectorConfig};
+use mitu_tls::ticket::Ticketers;
+use rcgen::{CertificateParams, DnType, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    AlertDescription, ClientConfig, DigitallySignedStruct, Error, HandshakeKind, SignatureScheme,
+    SupportedProtocolVersion,
+};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+
+/// What the server chose for one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Chosen {
+    protocol: usize,
+    site: String,
+    key_type: &'static str,
+    resumed: bool,
+    identity: Option<String>,
+}
+
+type Outcomes = Arc<Mutex<Vec<Result<Chosen, &'static str>>>>;
+
+/// Serves `selector` until the test ends.
+async fn serve(selector: Selector) -> (std::net::SocketAddr, Outcomes) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let outcomes = Outcomes::default();
+    let told = outcomes.clone();
+    let selector = Arc::new(selector);
+    tokio::spawn(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let (selector, told) = (selector.clone(), told.clone());
+            tokio::spawn(async move {
+                let outcome = accept(tcp, &selector).await.map_err(|error| error.reason());
+                told.lock().unwrap().push(outcome);
+            });
+        }
+    });
+    (address, outcomes)
+}
+
+async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, HandshakeError> {
+    let accepted = client_hello::read(&mut tcp).await?;
+    let (prepared, config) = match selector.select(&accepted.client_hello()) {
+        Ok(selection) => (selection.index, selection.prepared.config.clone()),
+        Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
+    };
+    let finished = handshake::run(tcp, accepted, config).await?;
+    let (_, tls) = finished.stream.get_ref();
+    let prepared = &selector.prepared()[prepared];
+    let leaf = tls.peer_certificates().and_then(<[_]>::first);
+    let chosen = Chosen {
+        protocol: prepared.protocol,
+        site: prepared.site.to_string(),
+        key_type: prepared.key_type.name(),
+        resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
+        identity: leaf.and_then(|leaf| ClientIdentity::from_verified(leaf).common_name),
+    };
+    let (mut tcp, mut tls) = finished.stream.into_inner();
+    // The ticket goes out with the server's end of the connection.
+    tls.send_close_notify();
+    let mut flight = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut flight).unwrap();
+    }
+    tokio::io::AsyncWriteExt::write_all(&mut tcp, &flight).await.unwrap();
+    Ok(chosen)
+}
+
+/// A CA, what it issued for the servers, and a device's certificate.
+struct Pki {
+    secrets: Secrets,
+    certificates: Vec<CertificateConfig>,
+    device: (CertificateDer<'static>, PrivateKeyDer<'static>),
+}
+
+fn pki() -> Pki {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(vec![]).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_certificate = ca.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    let mut secrets = Secrets::from([("ca".to_owned(), ca_certificate.pem().into_bytes())]);
+    let mut certificates = Vec::new();
+    for (id, algorithm) in [("ecdsa", &PKCS_ECDSA_P256_SHA256), ("rsa", &PKCS_RSA_SHA256)] {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let params = CertificateParams::new(vec!["a.test".to_owned(), "b.test".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        secrets.insert(format!("{id}.crt"), certificate.pem().into_bytes());
+        secrets.insert(format!("{id}.key"), key.serialize_pem().into_bytes());
+        certificates.push(CertificateConfig {
+            id: id.to_owned(),
+            chain: format!("{id}.crt"),
+            key: format!("{id}.key"),
+        });
+    }
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "device-17");
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let device = params.signed_by(&key, &issuer).unwrap();
+    Pki { secrets, certificates, device: (device.der().clone(), key.serialize_der().try_into().unwrap()) }
+}
+
+fn policy(min_version: Version, client_auth: ClientAuthConfig) -> TlsPolicy {
+    TlsPolicy {
+        provider: Provider::AwsLc,
+        min_version,
+        max_version: Version::Tls13,
+        cipher_suites: vec![],
+        groups: vec![],
+        client_auth,
+        tickets: 1,
+    }
+}
+
+/// `h2` wants TLS 1.3, `mqtt` allows 1.2 and a client certificate, `private/1` demands one.
+fn selector(pki: &Pki, no_alpn: Option<usize>, default_site: Option<usize>) -> Selector {
+    let certificates = load_all(&pki.certificates, &pki.secrets, &base_provider(Provider::AwsLc)).unwrap();
+    let ca = || "ca".to_owned();
+    let policies = [
+        ("h2", policy(Version::Tls13, ClientAuthConfig::None)),
+        ("mqtt", policy(Version::Tls12, ClientAuthConfig::Optional { ca: ca() })),
+        ("private/1", policy(Version::Tls13, ClientAuthConfig::Required { ca: ca() })),
+    ];
+    let site = |name: &str| SiteConfig {
+        names: vec![name.to_owned()],
+        certificates: pki.certificates.iter().map(|certificate| certificate.id.clone()).collect(),
+    };
+    let config = SelectorConfig {
+        listener: "edge",
+        protocols: policies.iter().map(|(alpn, policy)| (*alpn, policy)).collect(),
+        no_alpn,
+        sites: &[site("a.test"), site("b.test")],
+        default_site,
+    };
+    Selector::new(&config, &certificates, &pki.secrets, &mut Ticketers::default(), None).unwrap()
+}
+
+/// Any certificate will do, as long as it is signed with one of these schemes.
+#[derive(Debug)]
+struct Schemes(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for Schemes {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
+    }
+}
+
+const ECDSA: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
+const RSA: SignatureScheme = SignatureScheme::RSA_PSS_SHA256;
+
+struct Client<'a> {
+    alpn: &'a [&'a str],
+    versions: &'a [&'static SupportedProtocolVersion],
+    schemes: &'a [SignatureScheme],
+    device: Option<&'a Pki>,
+}
+
+impl Default for Client<'_> {
+    fn default() -> Self {
+        Self { alpn: &["h2"], versions: rustls::ALL_VERSIONS, schemes: &[ECDSA, RSA], device: None }
+    }
+}
+
+impl Client<'_> {
+    fn config(&self) -> Arc<ClientConfig> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(base_provider(Provider::AwsLc)))
+            .with_protocol_versions(self.versions)
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Schemes(self.schemes.to_vec())));
+        let mut config = match self.device {
+            Some(pki) => builder.with_client_auth_cert(vec![pki.device.0.clone()], pki.device.1.clone_key()).unwrap(),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = self.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+}
+
+/// Connects, reads to the end, and gives the ALPN that was agreed.
+async fn connect(
+    address: std::net::SocketAddr,
+    name: &'static str,
+    config: Arc<ClientConfig>,
+) -> Result<Option<String>, Error> {
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from(name).unwrap();
+    let unwrap = |error: std::io::Error| error.downcast::<Error>().unwrap_or_else(|error| panic!("{error}"));
+    let mut stream = TlsConnector::from(config).connect(name, tcp).await.map_err(unwrap)?;
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.map_err(unwrap)?;
+    Ok(stream.get_ref().1.alpn_protocol().map(|alpn| String::from_utf8(alpn.to_vec()).unwrap()))
+}
+
+async fn last(outcomes: &Outcomes) -> Result<Chosen, &'static str> {
+    for _ in 0..200 {
+        if let Some(outcome) = outcomes.lock().unwrap().pop() {
+            return outcome;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("the server finished nothing");
+}
+
+#[tokio::test]
+async fn each_protocol_has_a_policy_of_its_own() {
+    let pki = pki();
+    let (address, outcomes) = serve(selector(&pki, None, Some(0))).await;
+    let tls12 = &[&rustls::version::TLS12][..];
+
+    let old_h2 = Client { versions: tls12, ..Client::default() };
+    let refused = connect(address, "a.test", old_h2.config()).await.unwrap_err();
+    assert_eq!(refused, Error::AlertReceived(AlertDescription::ProtocolVersion));
+    assert_eq!(last(&outcomes).await, Err("peer_incompatible"));
+
+    let old_mqtt = Client { alpn: &["mqtt"], versions: tls12, ..Client::default() };
+    assert_eq!(connect(address, "a.test", old_mqtt.config()).await.unwrap().as_deref(), Some("mqtt"));
+    assert_eq!(last(&outcomes).await.unwrap().identity, None);
+
+    let device = Client { alpn: &["mqtt"], device: Some(&pki), ..Client::default() };
+    connect(address, "a.test", device.config()).await.unwrap();
+    assert_eq!(last(&outcomes).await.unwrap().identity.as_deref(), Some("device-17"));
+
+    let anonymous = Client { alpn: &["private/1"], ..Client::default() };
+    let refused = connect(address, "a.test", anonymous.config()).await.unwrap_err();
+    assert_eq!(refused, Error::AlertReceived(AlertDescription::CertificateRequired));
+    assert_eq!(last(&outcomes).await, Err("client_certificate_missing"));
+}
+
+#[tokio::test]
+async fn the_certificate_is_one_the_client_can_verify() {
+    let (address, outcomes) = serve(selector(&pki(), None, Some(0))).await;
+    let tls12 = &[&rustls::version::TLS12][..];
+    for (schemes, versions, expected) in [
+        (&[ECDSA, RSA][..], rustls::ALL_VERSIONS, "ecdsa-p256"),
+        (&[RSA], rustls::ALL_VERSIONS, "rsa"),
+        (&[ECDSA], tls12, "ecdsa-p256"),
+        (&[RSA], tls12, "rsa"),
+    ] {
+        let client = Client { alpn: &["mqtt"], versions, schemes, device: None };
+        connect(address, "a.test", client.config()).await.unwrap();
+        assert_eq!(last(&outcomes).await.unwrap().key_type, expected, "{schemes:?} {versions:?}");
+    }
+}
+
+#[tokio::test]
+async fn names_lead_to_sites_and_unknown_ones_to_the_default_or_an_alert() {
+    let pki = pki();
+    let client = Client::default();
+    let (address, outcomes) = serve(selector(&pki, None, Some(1))).await;
+    for (name, site) in [("a.test", "a.test"), ("b.test", "b.test"), ("c.test", "b.test")] {
+        connect(address, name, client.config()).await.unwrap();
+        assert_eq!(last(&outcomes).await.unwrap().site, site);
+    }
+    let (address, outcomes) = serve(selector(&pki, None, None)).await;
+    let refused = connect(address, "c.test", client.config()).await.unwrap_err();
+    assert_eq!(refused, Error::AlertReceived(AlertDescription::UnrecognisedName));
+    assert_eq!(last(&outcomes).await, Err("unrecognized_name"));
+}
+
+#[tokio::test]
+async fn nothing_in_common_is_an_alert_and_no_alpn_a_setting() {
+    let pki = pki();
+    let stranger = Client { alpn: &["spdy/3.1"], ..Client::default() };
+    let silent = Client { alpn: &[], ..Client::default() };
+
+    let (address, outcomes) = serve(selector(&pki, Some(1), Some(0))).await;
+    let refused = connect(address, "a.test", stranger.config()).await.unwrap_err();
+    assert_eq!(refused, Error::AlertReceived(AlertDescription::NoApplicationProtocol));
+    assert_eq!(last(&outcomes).await, Err("no_application_protocol"));
+    assert_eq!(connect(address, "a.test", silent.config()).await.unwrap(), None);
+    assert_eq!(last(&outcomes).await.unwrap().protocol, 1);
+
+    let (address, outcomes) = serve(selector(&pki, None, Some(0))).await;
+    let refused = connect(address, "a.test", silent.config()).await.unwrap_err();
+    assert_eq!(refused, Error::AlertReceived(AlertDescription::NoApplicationProtocol));
+    assert_eq!(last(&outcomes).await, Err("no_application_protocol"));
+}
+
+#[tokio::test]
+async fn a_session_resumes_where_it_was_made_and_nowhere_else() {
+    let pki = pki();
+    let (address, outcomes) = serve(selector(&pki, None, Some(0))).await;
+    let shared = Client { alpn: &["h2"], ..Client::default() }.config();
+    for resumed in [false, true] {
+        connect(address, "a.test", shared.clone()).await.unwrap();
+        assert_eq!(last(&outcomes).await.unwrap().resumed, resumed);
+    }
+    // The same client, with the same tickets at hand, now asks for the protocol that demands a certificate.
+    let mut other = (*shared).clone();
+    other.alpn_protocols = vec![b"private/1".to_vec()];
+    let refused = connect(address, "a.test", Arc::new(other)).await.unwrap_err();
+    assert_eq!(refused, Error::AlertReceived(AlertDescription::CertificateRequired));
+    assert_eq!(last(&outcomes).await, Err("client_certificate_missing"));
+}
+
+#[tokio::test]
+async fn what_is_not_tls_is_refused() {
+    use tokio::io::AsyncWriteExt;
+    let (address, outcomes) = serve(selector(&pki(), None, Some(0))).await;
+    let mut answers = HashMap::new();
+    for garbage in ["GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01\x00\x05\x02\x00\x00\x01\x00", ""] {
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        tcp.write_all(garbage.as_bytes()).await.unwrap();
+        tcp.shutdown().await.unwrap();
+        answers.insert(garbage, last(&outcomes).await.unwrap_err());
+    }
+    assert_eq!(answers["GET / HTTP/1.1\r\n\r\n"], "not_tls");
+    assert_eq!(answers["\x16\x03\x01\x00\x05\x02\x00\x00\x01\x00"], "not_tls");
+    assert_eq!(answers[""], "client_closed");
+}
