@@ -1,7 +1,15 @@
 """mitu: a TLS edge gateway. One port for HTTP/1.1, HTTP/2, MQTT and private protocols, chosen by ALPN."""
 
-from mitu.config import Config, Diagnostic, Report, check, load_config, parse_config
-from mitu.errors import AdminError, ConfigError, HandlerError, MituError, ReloadError, StartError
+from typing import TYPE_CHECKING
+
+from mitu._lazy import lazy
+
+if TYPE_CHECKING:
+    from mitu.config.checker import check
+    from mitu.config.diagnostic import Diagnostic, Report
+    from mitu.config.load import load_config, parse_config
+    from mitu.config.model import Config
+    from mitu.errors import AdminError, ConfigError, HandlerError, MituError, ReloadError, StartError
 
 __all__ = [
     "AdminError",
@@ -17,3 +25,21 @@ __all__ = [
     "load_config",
     "parse_config",
 ]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "AdminError": "mitu.errors",
+        "Config": "mitu.config.model",
+        "ConfigError": "mitu.errors",
+        "Diagnostic": "mitu.config.diagnostic",
+        "HandlerError": "mitu.errors",
+        "MituError": "mitu.errors",
+        "ReloadError": "mitu.errors",
+        "Report": "mitu.config.diagnostic",
+        "StartError": "mitu.errors",
+        "check": "mitu.config.checker",
+        "load_config": "mitu.config.load",
+        "parse_config": "mitu.config.load",
+    },
+)

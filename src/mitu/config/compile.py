@@ -17,6 +17,7 @@ from mitu.config.diagnostic import Diagnostic, Loc, Report
 from mitu.config.listeners import Listener, Protocol
 from mitu.config.model import Config
 from mitu.config.policy import Policy, merge
+from mitu.config.resolve import effective_no_alpn
 from mitu.config.sites import Candidate, derive_sites
 from mitu.config.types import split_host_port
 from mitu.config.upstreams import Balancer, Upstream
@@ -273,9 +274,7 @@ def handler_upstream(handler: str) -> str:
 def no_alpn(listener: Listener) -> int | None:
     """Index of the protocol for clients without ALPN; None: they are refused."""
     names = [protocol.alpn for protocol in listener.protocols]
-    wanted = listener.no_alpn
-    if wanted is None:
-        wanted = "http/1.1" if any(one.alpn == "http/1.1" and one.is_http for one in listener.protocols) else "refuse"
+    wanted = effective_no_alpn(listener)
     return names.index(wanted) if wanted in names else None
 
 

@@ -17,7 +17,8 @@ class Diagnostic:
     """One error or warning. `code` is an entry of the catalogue: `E…` an error, `W…` a warning.
 
     `message` is lower case and names what was found; a secret never appears in any field. `line` and `column` count
-    from 1; they, `file` and `source` (the line's text, secrets masked) are None for a configuration built in code.
+    from 1, `width` columns are meant; they, `file` and `source` (the line's text, secrets masked) are None for a
+    configuration built in code.
     """
 
     code: str
@@ -31,6 +32,7 @@ class Diagnostic:
     allowed: tuple[str, ...] = ()
     nearest: str | None = None
     hint: str | None = None
+    width: int = 1
 
     @property
     def is_error(self) -> bool:

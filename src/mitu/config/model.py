@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, SecretStr, field_serializer, model_validator
 
@@ -116,10 +116,6 @@ class Config(Model):
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
-
-    def resolved(self) -> dict[str, Any]:
-        """The full form, every default filled in and every secret redacted."""
-        return self.model_dump(mode="json")
 
 
 def default_admin_socket() -> Path:

@@ -96,7 +96,9 @@ class Document:
         """A diagnostic that points at `loc`: at the value, or at its key."""
         node, key = self.find(loc)
         mark = key if at_key or not self.has(loc) else node.mark
-        return Diagnostic(code, message, loc, self.file, mark.line, mark.column, source=self.line(mark.line), **rest)
+        width = mark.end[1] - mark.column if mark.end is not None and mark.end[0] == mark.line else 1
+        line = self.line(mark.line)
+        return Diagnostic(code, message, loc, self.file, mark.line, mark.column, source=line, width=width, **rest)
 
     def line(self, number: int) -> str | None:
         """A line of the file with the secrets in it masked."""

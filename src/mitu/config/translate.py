@@ -50,7 +50,10 @@ _KINDS = {
 
 
 def translate(error: ValidationError, data: Any, document: Document | None) -> list[Diagnostic]:
-    return [_one(problem, data, document) for problem in error.errors(include_url=False)]
+    found = [_one(problem, data, document) for problem in error.errors(include_url=False)]
+    # A field that is missing because its name is misspelt is one mistake, not two.
+    meant = {(*one.loc[:-1], one.nearest) for one in found if one.code == "E012"}
+    return [one for one in found if one.code != "E013" or one.loc not in meant]
 
 
 def _one(problem: Any, data: Any, document: Document | None) -> Diagnostic:

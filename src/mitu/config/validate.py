@@ -22,7 +22,9 @@ class Findings:
     def add(self, code: str, message: str, loc: Loc, *, at_key: bool = False, **rest: Any) -> None:
         where = loc if self.cut is None else self.cut.original(loc)
         document = self.config.document
-        if document is None:
+        if document is not None and not where:
+            self.found.append(Diagnostic(code, message, file=document.file, **rest))
+        elif document is None:
             self.found.append(Diagnostic(code, message, where, **rest))
         else:
             self.found.append(document.diagnostic(code, message, where, at_key=at_key, **rest))

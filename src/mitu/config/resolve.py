@@ -1,0 +1,80 @@
+"""The resolved form of a configuration: what is in force, with every default and derived value filled in.
+
+It is a configuration again: reading it back gives the same runtime configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mitu.config.compile_routes import route_names
+from mitu.config.listeners import Listener, Protocol
+from mitu.config.model import Config
+from mitu.config.policy import merge
+from mitu.config.routes import DEFAULT_TIMEOUT
+from mitu.config.source import secret_name
+from mitu.config.types import format_duration
+
+REDACTED = "(redacted)"
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """Plain values for YAML or JSON. Secrets, and what came from variables that hold secrets, are redacted."""
+    form: dict[str, Any] = config.model_dump(mode="json")
+    form["admin"]["socket"] = str(config.admin.socket_path)
+    for listener, one in zip(config.listeners, form["listeners"], strict=True):
+        _listener(listener, one)
+    redactions = () if config.document is None else config.document.redactions
+    cleaned = _clean(form, redactions, False)
+    return cleaned if isinstance(cleaned, dict) else {}
+
+
+def _listener(listener: Listener, form: dict[str, Any]) -> None:
+    form["no_alpn"] = effective_no_alpn(listener)
+    for protocol, one in zip(listener.protocols, form["protocols"], strict=True):
+        one["tls"] = _policy(listener, protocol)
+    for name, route, one in zip(route_names(listener.routes), listener.routes, form["routes"], strict=True):
+        one["name"] = name
+        if route.upstream is not None and route.timeout is None:
+            one["timeout"] = format_duration(DEFAULT_TIMEOUT)
+        one["match"] = {key: value for key, value in one["match"].items() if value}
+
+
+def effective_no_alpn(listener: Listener) -> str:
+    """The protocol of clients without ALPN, or `refuse`."""
+    if listener.no_alpn is not None:
+        return listener.no_alpn
+    served = any(one.alpn == "http/1.1" and one.is_http for one in listener.protocols)
+    return "http/1.1" if served else "refuse"
+
+
+def _policy(listener: Listener, protocol: Protocol) -> dict[str, Any]:
+    policy = merge(listener.tls, protocol.tls)
+    return {
+        "min_version": policy.min_version,
+        "max_version": policy.max_version,
+        "cipher_suites": list(policy.cipher_suites) or None,
+        "groups": list(policy.groups) or None,
+        "client_auth": policy.client_auth,
+        "client_ca": None if policy.client_ca is None else str(policy.client_ca),
+        "tickets": policy.tickets,
+        "provider": policy.provider,
+    }
+
+
+def _clean(value: Any, redactions: tuple[tuple[str, str], ...], secret: bool) -> Any:
+    """Without what is unset, and without secrets."""
+    if isinstance(value, dict):
+        items = {key: one for key, one in value.items() if one is not None}
+        return {
+            key: _clean(one, redactions, key != "file" and (secret or secret_name(key))) for key, one in items.items()
+        }
+    if isinstance(value, list):
+        return [_clean(one, redactions, secret) for one in value]
+    if not isinstance(value, str):
+        return value
+    if secret:
+        return REDACTED
+    for found, name in redactions:
+        value = value.replace(found, f"${{{name}}}") if found else value
+    return value
