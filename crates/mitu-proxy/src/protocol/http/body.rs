@@ -1,0 +1,326 @@
+//! Bodies in both directions: streamed piece by piece, counted and limited on the way.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use mitu_telemetry::http::Reason;
+
+use super::account::Account;
+use super::h1::decode::DecodeError;
+use super::h2::Stream;
+use super::upgrade::Upgrade;
+use crate::filter::headers::allowed_in_trailers;
+use crate::upstream::UpstreamBody;
+
+/// A body that could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the request's body is larger than allowed")]
+    TooLarge,
+    #[error(transparent)]
+    Malformed(#[from] DecodeError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    H2(#[from] hyper::Error),
+    /// This side gave up on the body before.
+    #[error("the exchange is over")]
+    Over,
+}
+
+impl BodyError {
+    /// As the failure of a request's body.
+    fn reason(&self) -> Reason {
+        match self {
+            Self::TooLarge => Reason::BodyTooLarge,
+            Self::Malformed(DecodeError::Incomplete) | Self::Io(_) | Self::H2(_) | Self::Over => Reason::ClientClosed,
+            Self::Malformed(_) => Reason::BadBody,
+        }
+    }
+}
+
+/// A request's body on an h1 connection, whose bytes the connection shares.
+pub trait RequestSource: Send + Sync {
+    fn poll_frame(&self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+}
+
+/// What is known of a request's body while others read it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    received: AtomicU64,
+    /// The reason it failed, plus one.
+    failed: AtomicU8,
+}
+
+impl Progress {
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Why the body could not be read.
+    pub fn failed(&self) -> Option<Reason> {
+        let failed = usize::from(self.failed.load(Ordering::Relaxed));
+        Reason::ALL.get(failed.checked_sub(1)?).copied()
+    }
+
+    fn fail(&self, error: &BodyError) {
+        self.failed.store(error.reason() as u8 + 1, Ordering::Relaxed);
+    }
+}
+
+/// The body of a request on its way to the upstream.
+pub struct RequestBody {
+    source: Source,
+    /// What may still come.
+    left: u64,
+    length: Option<u64>,
+    progress: Option<Arc<Progress>>,
+    started: bool,
+}
+
+enum Source {
+    Empty,
+    H1(Arc<dyn RequestSource>),
+    H2(Incoming),
+}
+
+impl std::fmt::Debug for RequestBody {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("RequestBody").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+impl RequestBody {
+    pub fn empty() -> Self {
+        Self { source: Source::Empty, left: 0, length: Some(0), progress: None, started: false }
+    }
+
+    /// `length`: none when it is not known beforehand. `limit`: bytes that may come.
+    pub fn h1(source: Arc<dyn RequestSource>, length: Option<u64>, limit: Option<u64>) -> Self {
+        Self::new(Source::H1(source), length, limit)
+    }
+
+    pub fn h2(incoming: Incoming, limit: Option<u64>) -> Self {
+        if incoming.is_end_stream() {
+            return Self::empty();
+        }
+        let length = incoming.size_hint().exact();
+        Self::new(Source::H2(incoming), length, limit)
+    }
+
+    fn new(source: Source, length: Option<u64>, limit: Option<u64>) -> Self {
+        Self { source, left: limit.unwrap_or(u64::MAX), length, progress: Some(Arc::default()), started: false }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        matches!(self.source, Source::Empty)
+    }
+
+    /// Whether any of it has been asked for: if so, it cannot be sent a second time.
+    pub fn is_started(&self) -> bool {
+        self.started
+    }
+
+    /// As announced by the client.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// None for an empty body.
+    pub fn progress(&self) -> Option<&Arc<Progress>> {
+        self.progress.as_ref()
+    }
+
+    /// Takes the body out, leaving an empty one.
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::empty())
+    }
+
+    fn poll_source(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.source {
+            Source::Empty => Poll::Ready(None),
+            Source::H1(source) => source.poll_frame(context),
+            Source::H2(incoming) => Pin::new(incoming).poll_frame(context).map_err(BodyError::from),
+        }
+    }
+
+    fn admit(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        if let Some(data) = frame.data_ref() {
+            let length = data.len() as u64;
+            self.left = self.left.checked_sub(length).ok_or(BodyError::TooLarge)?;
+            if let Some(progress) = &self.progress {
+                progress.received.fetch_add(length, Ordering::Relaxed);
+            }
+            return Ok(frame);
+        }
+        Ok(without_refused_trailers(frame))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        this.started = true;
+        let frame = match ready!(this.poll_source(context)) {
+            None => {
+                this.source = Source::Empty;
+                return Poll::Ready(None);
+            }
+            Some(Ok(frame)) => this.admit(frame),
+            Some(Err(error)) => Err(error),
+        };
+        if let (Err(error), Some(progress)) = (&frame, &this.progress) {
+            progress.fail(error);
+        }
+        Poll::Ready(Some(frame))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::H1(_) => false,
+            Source::H2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.source, self.length) {
+            (Source::Empty, _) => SizeHint::with_exact(0),
+            (Source::H2(incoming), _) => incoming.size_hint(),
+            (Source::H1(_), Some(length)) if !self.started => SizeHint::with_exact(length),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+/// Drops the trailer fields that may not be passed on.
+fn without_refused_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(trailers) if trailers.keys().all(allowed_in_trailers) => Frame::trailers(trailers),
+        Ok(trailers) => {
+            let mut kept = HeaderMap::with_capacity(trailers.len());
+            for (name, value) in trailers.iter().filter(|(name, _)| allowed_in_trailers(name)) {
+                kept.append(name, value.clone());
+            }
+            Frame::trailers(kept)
+        }
+        Err(frame) => frame,
+    }
+}
+
+/// The body of a response on its way to the client. Its account is settled when it ends or is dropped.
+#[derive(Debug)]
+pub struct ResponseBody {
+    inner: Inner,
+    account: Account,
+    /// On h2: the stream is in progress for as long.
+    stream: Option<Stream>,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Empty,
+    Full(Bytes),
+    Upstream(UpstreamBody),
+    /// `101`: no body, the connection changes its protocol.
+    Upgrade(Box<Upgrade>),
+}
+
+impl ResponseBody {
+    fn new(inner: Inner, account: Account) -> Self {
+        Self { inner, account, stream: None }
+    }
+
+    /// Keeps `stream` in progress until this body is done with.
+    pub fn during(&mut self, stream: Stream) {
+        self.stream = Some(stream);
+    }
+
+    pub fn empty(account: Account) -> Self {
+        Self::new(Inner::Empty, account)
+    }
+
+    pub fn full(bytes: Bytes, account: Account) -> Self {
+        Self::new(if bytes.is_empty() { Inner::Empty } else { Inner::Full(bytes) }, account)
+    }
+
+    pub fn upstream(body: UpstreamBody, account: Account) -> Self {
+        Self::new(Inner::Upstream(body), account)
+    }
+
+    pub fn upgrade(upgrade: Upgrade, account: Account) -> Self {
+        Self::new(Inner::Upgrade(Box::new(upgrade)), account)
+    }
+
+    /// The other side of the connection's next protocol, and the account of what goes over it.
+    pub fn into_upgrade(self) -> Result<(Upgrade, Account), Self> {
+        match self.inner {
+            Inner::Upgrade(upgrade) => Ok((*upgrade, self.account)),
+            inner => Err(Self { inner, account: self.account, stream: self.stream }),
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.inner {
+            Inner::Empty | Inner::Upgrade(_) => None,
+            Inner::Full(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
+            Inner::Upstream(body) => ready!(body.poll_frame(context)),
+        };
+        if matches!(this.inner, Inner::Full(_)) {
+            this.inner = Inner::Empty;
+        }
+        Poll::Ready(match frame {
+            None => {
+                this.account.delivered();
+                None
+            }
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.account.sent(data.len() as u64);
+                    if this.is_end_stream() {
+                        this.account.delivered();
+                    }
+                    Some(Ok(frame))
+                } else {
+                    Some(Ok(without_refused_trailers(frame)))
+                }
+            }
+            Some(Err(error)) => {
+                this.account.fail(Reason::ResponseIncomplete);
+                Some(Err(error))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Empty | Inner::Upgrade(_) => true,
+            Inner::Full(bytes) => bytes.is_empty(),
+            Inner::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Empty | Inner::Upgrade(_) => SizeHint::with_exact(0),
+            Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Inner::Upstream(body) => body.size_hint(),
+        }
+    }
+}

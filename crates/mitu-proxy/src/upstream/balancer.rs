@@ -1,0 +1,266 @@
+//! Which endpoint serves a request.
+//!
+//! Every balancer walks a table of endpoint numbers that is laid out once, when the configuration is built: a smooth
+//! weighted order for round robin and least request, a Maglev table (Eisenbud et al., NSDI 2016) for hashing. A choice
+//! costs the same for two endpoints as for two hundred.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::config::{BalancerConfig, EndpointConfig, HashKey};
+
+/// Longest weighted order; larger sums of weights are scaled down to it.
+const MAX_ORDER: u32 = 4096;
+
+/// Slots of a Maglev table (a prime): the share of each of 100 endpoints is off by 1 % at most.
+const MAGLEV_SLOTS: usize = 10_007;
+
+#[derive(Debug)]
+pub struct Balancer {
+    kind: Kind,
+    table: Box<[u16]>,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    RoundRobin,
+    LeastRequest,
+    Hash(HashKey),
+}
+
+/// A worker's place in the order.
+#[derive(Debug, Default)]
+pub struct Cursor(AtomicUsize);
+
+impl Cursor {
+    /// Workers begin at different places, so that they do not all go to the first endpoint first.
+    pub fn starting_at(place: usize) -> Self {
+        Self(AtomicUsize::new(place))
+    }
+
+    fn next(&self) -> usize {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Balancer {
+    pub fn new(config: &BalancerConfig, endpoints: &[EndpointConfig]) -> Self {
+        let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
+        match config {
+            BalancerConfig::RoundRobin => Self { kind: Kind::RoundRobin, table: smooth_order(&weights) },
+            BalancerConfig::LeastRequest => Self { kind: Kind::LeastRequest, table: smooth_order(&weights) },
+            BalancerConfig::Hash { on } => {
+                let names: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.address.as_str()).collect();
+                Self { kind: Kind::Hash(on.clone()), table: maglev(&names, &weights) }
+            }
+        }
+    }
+
+    /// What the choice depends on, when it is a property of the request.
+    pub fn hash_key(&self) -> Option<&HashKey> {
+        match &self.kind {
+            Kind::Hash(key) => Some(key),
+            Kind::RoundRobin | Kind::LeastRequest => None,
+        }
+    }
+
+    /// An endpoint's number; none when there is nothing left to try.
+    ///
+    /// `hash`: of the request's key. `load`: requests in progress at an endpoint, by its weight. `usable`: whether an
+    /// endpoint may be chosen.
+    pub fn pick(
+        &self,
+        cursor: &Cursor,
+        hash: u64,
+        load: impl Fn(usize) -> u64,
+        usable: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let from = |place: usize| {
+            let length = self.table.len();
+            (0..length)
+                .map(|step| usize::from(self.table[(place.wrapping_add(step)) % length]))
+                .find(|&endpoint| usable(endpoint))
+        };
+        match self.kind {
+            _ if self.table.is_empty() => None,
+            Kind::RoundRobin => from(cursor.next()),
+            Kind::Hash(_) => from((hash % self.table.len() as u64) as usize),
+            Kind::LeastRequest => {
+                // Two random choices, the less busy one wins (Mitzenmacher, 2001).
+                let random = scramble(cursor.next() as u64);
+                let first = from(random as u32 as usize)?;
+                let second = from((random >> 32) as usize)?;
+                Some(if load(second) < load(first) { second } else { first })
+            }
+        }
+    }
+}
+
+/// The order in which smooth weighted round robin (nginx's) visits the endpoints.
+fn smooth_order(weights: &[u32]) -> Box<[u16]> {
+    let divisor = weights.iter().copied().fold(0, gcd).max(1);
+    let mut weights: Vec<u64> = weights.iter().map(|weight| u64::from(weight / divisor)).collect();
+    let sum: u64 = weights.iter().sum();
+    if sum > u64::from(MAX_ORDER) {
+        for weight in weights.iter_mut().filter(|weight| **weight > 0) {
+            *weight = (*weight * u64::from(MAX_ORDER) / sum).max(1);
+        }
+    }
+    let total: i64 = weights.iter().sum::<u64>().try_into().unwrap_or(i64::MAX);
+    let mut credit = vec![0_i64; weights.len()];
+    (0..total)
+        .filter_map(|_| {
+            for (credit, weight) in credit.iter_mut().zip(&weights) {
+                *credit += *weight as i64;
+            }
+            let best =
+                (0..credit.len()).filter(|&at| weights[at] > 0).max_by_key(|&at| (credit[at], usize::MAX - at))?;
+            credit[best] -= total;
+            u16::try_from(best).ok()
+        })
+        .collect()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+fn maglev(names: &[&str], weights: &[u32]) -> Box<[u16]> {
+    const FREE: u16 = u16::MAX;
+    let heaviest = weights.iter().copied().max().unwrap_or(0);
+    if heaviest == 0 {
+        return Box::default();
+    }
+    let slots = MAGLEV_SLOTS as u64;
+    let steps: Vec<(u64, u64)> = names
+        .iter()
+        .map(|name| {
+            let hash = hash(name.as_bytes());
+            (hash % slots, scramble(hash) % (slots - 1) + 1)
+        })
+        .collect();
+    let mut table = vec![FREE; MAGLEV_SLOTS];
+    let mut next = vec![0_u64; names.len()];
+    let mut credit = vec![0_u64; names.len()];
+    let mut filled = 0;
+    while filled < MAGLEV_SLOTS {
+        for (endpoint, &(offset, skip)) in steps.iter().enumerate() {
+            // The heaviest endpoint takes a slot in each round, the others in proportion.
+            credit[endpoint] += u64::from(weights[endpoint]);
+            if credit[endpoint] < u64::from(heaviest) || filled == MAGLEV_SLOTS {
+                continue;
+            }
+            credit[endpoint] -= u64::from(heaviest);
+            let slot = loop {
+                let slot = ((offset + next[endpoint] * skip) % slots) as usize;
+                next[endpoint] += 1;
+                if table[slot] == FREE {
+                    break slot;
+                }
+            };
+            table[slot] = endpoint as u16;
+            filled += 1;
+        }
+    }
+    table.into()
+}
+
+/// A hash that is the same on every node and in every release: FNV-1a, finished so that all its bits are mixed.
+pub fn hash(bytes: &[u8]) -> u64 {
+    let folded = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    scramble(folded)
+}
+
+/// SplitMix64's output function (Steele, Lea and Flood, 2014).
+fn scramble(value: u64) -> u64 {
+    let mut mixed = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn balancer(kind: BalancerConfig, weights: &[u32]) -> Balancer {
+        let endpoints: Vec<_> = weights
+            .iter()
+            .enumerate()
+            .map(|(at, &weight)| EndpointConfig { address: format!("10.0.0.{at}:80"), weight })
+            .collect();
+        Balancer::new(&kind, &endpoints)
+    }
+
+    fn hashing() -> BalancerConfig {
+        BalancerConfig::Hash { on: HashKey::Path }
+    }
+
+    fn counts(balancer: &Balancer, endpoints: usize, picks: u64, load: impl Fn(usize) -> u64) -> Vec<u64> {
+        let cursor = Cursor::default();
+        let mut counts = vec![0; endpoints];
+        for number in 0..picks {
+            counts[balancer.pick(&cursor, scramble(number), &load, |_| true).unwrap()] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn round_robin_interleaves_by_weight() {
+        let balancer = balancer(BalancerConfig::RoundRobin, &[5, 1, 1]);
+        let cursor = Cursor::default();
+        let picks: Vec<_> = (0..7).map(|_| balancer.pick(&cursor, 0, |_| 0, |_| true).unwrap()).collect();
+        assert_eq!(picks, [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(counts(&balancer, 3, 700, |_| 0), [500, 100, 100]);
+    }
+
+    #[test]
+    fn weights_of_zero_are_never_chosen_and_huge_ones_are_scaled() {
+        assert_eq!(counts(&balancer(BalancerConfig::RoundRobin, &[0, 2]), 2, 10, |_| 0), [0, 10]);
+        assert_eq!(counts(&balancer(hashing(), &[0, 2]), 2, 10, |_| 0), [0, 10]);
+        let huge = balancer(BalancerConfig::RoundRobin, &[u32::MAX, u32::MAX - 1, 1]);
+        assert!(huge.table.len() <= MAX_ORDER as usize + 2);
+        assert!(counts(&huge, 3, 10_000, |_| 0).iter().all(|&count| count > 0));
+    }
+
+    #[test]
+    fn nothing_usable_is_nothing() {
+        for kind in [BalancerConfig::RoundRobin, BalancerConfig::LeastRequest, hashing()] {
+            assert_eq!(balancer(kind.clone(), &[]).pick(&Cursor::default(), 7, |_| 0, |_| true), None);
+            assert_eq!(balancer(kind.clone(), &[0]).pick(&Cursor::default(), 7, |_| 0, |_| true), None);
+            assert_eq!(balancer(kind.clone(), &[1, 1]).pick(&Cursor::default(), 7, |_| 0, |_| false), None);
+            assert_eq!(balancer(kind, &[1, 1]).pick(&Cursor::default(), 7, |_| 0, |at| at == 1), Some(1));
+        }
+    }
+
+    #[test]
+    fn least_request_prefers_the_idle_and_reaches_everyone() {
+        let counts = counts(&balancer(BalancerConfig::LeastRequest, &[1; 4]), 4, 10_000, |at| u64::from(at == 0));
+        // The busy one is chosen when it is drawn twice, in one of sixteen.
+        assert!((400..900).contains(&counts[0]), "{counts:?}");
+        assert!(counts[1..].iter().all(|count| (2_800..3_400).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn hashing_follows_weights_and_is_stable() {
+        let before = balancer(hashing(), &[1, 1, 2]);
+        let counts = counts(&before, 3, 40_000, |_| 0);
+        for (count, share) in counts.iter().zip([10_000_u64, 10_000, 20_000]) {
+            assert!(count.abs_diff(share) < share / 10, "{counts:?}");
+        }
+        let after = balancer(hashing(), &[1, 1, 2, 1]);
+        let pick = |balancer: &Balancer, hash| balancer.pick(&Cursor::default(), hash, |_| 0, |_| true).unwrap();
+        let moved = (0..10_000).map(scramble).filter(|&hash| {
+            let now = pick(&after, hash);
+            now != pick(&before, hash) && now != 3
+        });
+        assert!(moved.count() < 1_000, "an added endpoint must move few keys between the others");
+    }
+
+    #[test]
+    fn the_hash_is_what_it_was() {
+        assert_eq!(hash(b"192.0.2.1"), 0x1afe_8cef_86fc_5b47);
+    }
+}
