@@ -135,9 +135,9 @@ class Inspector:
                 certificate = x509.load_pem_x509_certificate(block)
                 certificate.public_key()
                 chain.append(certificate)
-            except (ValueError, UnsupportedAlgorithm) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                self.findings.add("E071", f"certificate {number} in '{path.name}' cannot be read: {reason}", loc)
+            except (ValueError, UnsupportedAlgorithm):
+                message = f"certificate {number} in '{path.name}' cannot be read"
+                self.findings.add("E071", message, loc, hint="is it whole?")
                 return []
         return chain
 

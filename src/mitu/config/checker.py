@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mitu.config.compile import Compiler, python_handlers
-from mitu.config.diagnostic import Diagnostic, Report
+from mitu.config.data_plane import ask
+from mitu.config.diagnostic import Report
 from mitu.config.load import read_config
 from mitu.config.model import Config
 from mitu.config.validate import Findings, validate
@@ -52,7 +52,7 @@ def inspect(
     _check_token(compiler.findings)
     found = [*found, *compiler.findings.found]
     if not any(one.is_error for one in found):
-        found += _ask_data_plane(document, compiler.secrets, compiler.findings)
+        found += ask(document, compiler.secrets, config)
     return Checked(Report.of(found), config, document)
 
 
@@ -93,18 +93,3 @@ def _check_token(findings: Findings) -> None:
         if length < 16:
             hint = "openssl rand -hex 32"
             findings.add("E067", "the token is shorter than 16 characters", ("admin", "token", "file"), hint=hint)
-
-
-def _ask_data_plane(document: dict[str, Any], secrets: dict[str, bytes], findings: Findings) -> list[Diagnostic]:
-    """The last word, on regular expressions above all."""
-    before = len(findings.found)
-    try:
-        from mitu import _native
-    except ImportError as error:
-        findings.add("W009", f"not checked by the data plane: {error}", (), hint="build it with 'maturin develop'")
-    else:
-        try:
-            _native.validate(json.dumps(document), secrets)
-        except _native.NativeError as error:
-            findings.add("E090", f"the data plane refuses it: {error}", ())
-    return findings.found[before:]

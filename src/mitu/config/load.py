@@ -53,7 +53,10 @@ def read_config(
     except SourceError as problem:
         return None, [_syntax(file, problem)]
     config, diagnostics = _build(document.data, document.file.absolute().parent, document)
-    return (None if problems else config), [*problems, *diagnostics]
+    # What a variable without a value leads to is no mistake of its own.
+    unset = {one.loc for one in problems}
+    rest = [one for one in diagnostics if not any(one.loc[: len(loc)] == loc for loc in unset)]
+    return (None if problems else config), [*problems, *rest]
 
 
 def read_document(file: Path, environ: Mapping[str, str]) -> tuple[Document, list[Diagnostic]]:
@@ -119,8 +122,8 @@ class _Filler:
         if expanded.problem is not None:
             self.problems.append((loc, *expanded.problem))
         if expanded.used:
-            node.raw = node.value
-            self.redactions += [(value, name) for name, value in expanded.used if secret_name(name)]
+            node.raw, node.filled = node.value, expanded.text
+            self.redactions += [(value, name) for name, value in expanded.used if value and secret_name(name)]
         return expanded.text
 
 

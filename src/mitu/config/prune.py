@@ -49,6 +49,7 @@ def prune(data: Any, context: Mapping[str, Any]) -> Cut | None:
     added: dict[Loc, Any] = {}
     if "listeners" not in data:
         data = {**data, "listeners": []}
+        removed.add(("listeners", 0))
     for _ in range(_ROUNDS):
         try:
             config = Config.model_validate(_without(data, removed, added, ()), context=dict(context))

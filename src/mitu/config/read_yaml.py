@@ -63,6 +63,11 @@ def _told(error: MarkedYAMLError) -> str:
     return ", ".join(parts) or "unknown problem"
 
 
+def _tag_refused(tag: str, mark: Mark) -> SourceError:
+    short = tag.replace("tag:yaml.org,2002:", "!!")
+    return SourceError("E007", f"the YAML tag '{short}' is not allowed", mark.line, mark.column)
+
+
 class _Builder:
     def __init__(self) -> None:
         self.stack: list[_Open] = []
@@ -104,7 +109,7 @@ class _Builder:
             mark = Mark(line, column, end)
             self._add(Node(self._scalar(event, mark), mark), event.anchor, 1, 0)
         elif event.tag not in (None, "!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
-            raise SourceError("E007", f"the YAML tag '{event.tag}' is not allowed", line, column)
+            raise _tag_refused(event.tag, mark)
         elif isinstance(event, MappingStartEvent):
             self._check_key(line, column)
             self.stack.append(_Open(Node({}, mark), event.anchor))
@@ -119,7 +124,7 @@ class _Builder:
     def _scalar(self, event: ScalarEvent, mark: Mark) -> Any:
         tag = event.tag
         if tag not in (None, "!", "tag:yaml.org,2002:str"):
-            raise SourceError("E007", f"the YAML tag '{tag}' is not allowed", mark.line, mark.column)
+            raise _tag_refused(str(tag), mark)
         parent = self.stack[-1] if self.stack else None
         is_key = parent is not None and isinstance(parent.node.value, dict) and parent.key is None
         text = str(event.value)

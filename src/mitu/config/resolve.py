@@ -5,6 +5,7 @@ It is a configuration again: reading it back gives the same runtime configuratio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from mitu.config.compile_routes import route_names
@@ -24,8 +25,8 @@ def resolved(config: Config) -> dict[str, Any]:
     form["admin"]["socket"] = str(config.admin.socket_path)
     for listener, one in zip(config.listeners, form["listeners"], strict=True):
         _listener(listener, one)
-    redactions = () if config.document is None else config.document.redactions
-    cleaned = _clean(form, redactions, False)
+    redact = str if config.document is None else config.document.redact
+    cleaned = _clean(form, redact, False)
     return cleaned if isinstance(cleaned, dict) else {}
 
 
@@ -62,19 +63,13 @@ def _policy(listener: Listener, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _clean(value: Any, redactions: tuple[tuple[str, str], ...], secret: bool) -> Any:
+def _clean(value: Any, redact: Callable[[str], str], secret: bool) -> Any:
     """Without what is unset, and without secrets."""
     if isinstance(value, dict):
         items = {key: one for key, one in value.items() if one is not None}
-        return {
-            key: _clean(one, redactions, key != "file" and (secret or secret_name(key))) for key, one in items.items()
-        }
+        return {key: _clean(one, redact, key != "file" and (secret or secret_name(key))) for key, one in items.items()}
     if isinstance(value, list):
-        return [_clean(one, redactions, secret) for one in value]
+        return [_clean(one, redact, secret) for one in value]
     if not isinstance(value, str):
         return value
-    if secret:
-        return REDACTED
-    for found, name in redactions:
-        value = value.replace(found, f"${{{name}}}") if found else value
-    return value
+    return REDACTED if secret else redact(value)

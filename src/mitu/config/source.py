@@ -35,6 +35,9 @@ class Node:
     value: Any
     mark: Mark
     raw: str | None = None
+    """How it was written, when it holds variables."""
+    filled: str | None = None
+    """What it says with those filled in."""
     keys: dict[str, Mark] = field(default_factory=dict)
 
 
@@ -75,7 +78,7 @@ class Document:
             child = _child(node, part)
             if child is None:
                 break
-            mark = node.keys.get(str(part), child.mark) if isinstance(node.value, dict) else child.mark
+            mark = _key_mark(node, part) or child.mark
             node = child
         return node, mark
 
@@ -97,8 +100,27 @@ class Document:
         node, key = self.find(loc)
         mark = key if at_key or not self.has(loc) else node.mark
         width = mark.end[1] - mark.column if mark.end is not None and mark.end[0] == mark.line else 1
-        line = self.line(mark.line)
-        return Diagnostic(code, message, loc, self.file, mark.line, mark.column, source=line, width=width, **rest)
+        if node.raw is not None and isinstance(node.filled, str) and node.filled:
+            message = message.replace(f"'{node.filled}'", f"'{node.raw}'")
+            rest["found"] = None if rest.get("found") is None else node.raw
+        texts = {name: value for name, value in rest.items() if isinstance(value, str)}
+        return Diagnostic(
+            code,
+            self.redact(message),
+            loc,
+            self.file,
+            mark.line,
+            mark.column,
+            source=self.line(mark.line),
+            width=width,
+            **{**rest, **{name: self.redact(value) for name, value in texts.items()}},
+        )
+
+    def redact(self, text: str) -> str:
+        """`text` without the values of variables that hold secrets."""
+        for value, name in self.redactions:
+            text = text.replace(value, f"${{{name}}}")
+        return text
 
     def line(self, number: int) -> str | None:
         """A line of the file with the secrets in it masked."""
@@ -114,12 +136,17 @@ class Document:
 
 def _child(node: Node, part: Part) -> Node | None:
     if isinstance(node.value, dict) and isinstance(part, str):
-        found = node.value.get(part)
+        # Header names are compared without regard to case, and the models keep them in lower case.
+        found = node.value.get(part) or next((one for key, one in node.value.items() if key.lower() == part), None)
     elif isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
         found = node.value[part]
     else:
         found = None
     return found if isinstance(found, Node) else None
+
+
+def _key_mark(node: Node, part: Part) -> Mark | None:
+    return node.keys.get(str(part)) or next((mark for key, mark in node.keys.items() if key.lower() == part), None)
 
 
 def _secret_marks(node: Node, secret: bool = False) -> Iterator[Mark]:

@@ -76,7 +76,7 @@ def _found(value: Any, loc: Loc, document: Document | None) -> str:
     """What to show of a value: never a secret, and of a variable its name, not what it holds."""
     raw = document.raw(loc) if document is not None else None
     if raw is not None:
-        return f"the value of '{raw}'"
+        return f"'{raw}'"
     return "a secret" if is_secret(loc) and isinstance(value, str | int | float) else shown(value)
 
 
@@ -94,13 +94,6 @@ def _told(problem: Any, kind: str, loc: Loc, found: str | None) -> tuple[str, st
         allowed = tuple(re.findall(r"'([^']*)'", context["expected"]))
         closest = nearest(problem["input"], allowed) if isinstance(problem["input"], str) else None
         return "E015", f"{found} is not one of the choices", {"allowed": allowed, "nearest": closest}
-    if kind in ("greater_than_equal", "less_than_equal"):
-        side = "at least" if kind == "greater_than_equal" else "at most"
-        return (
-            "E016",
-            f"{found} is out of range",
-            {"allowed": (f"{side} {context['ge' if 'ge' in context else 'le']}",)},
-        )
     expected = _KINDS.get(kind.split("_")[0], "another kind of value")
     return "E014", f"expected {expected}, found {found}", {}
 
@@ -118,7 +111,8 @@ def _described(loc: Loc) -> str | None:
     field = model.model_fields.get(str(loc[-1])) if model is not None else None
     if field is None or field.description is None:
         return None
-    return f"{loc[-1]}: {field.description[0].lower()}{field.description[1:].rstrip('.')}"
+    text = field.description.rstrip(".")
+    return f"{loc[-1]}: {text if text[1:2].isupper() else text[0].lower() + text[1:]}"
 
 
 def model_at(loc: Loc) -> type[BaseModel] | None:

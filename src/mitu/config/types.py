@@ -31,6 +31,8 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _ROUTE_NAME = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
+_UNRESERVED = frozenset("-._~ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 _HANDLER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 # What Python and Rust's regex crate refuse alike; the data plane has the last word on everything else.
 _REGEX_ERRORS = ("missing )", "unbalanced parenthesis", "unterminated character set", "nothing to repeat")
@@ -60,6 +62,8 @@ def shown(value: object, limit: int = 60) -> str:
         return "nothing"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
     text = str(value)
     if "-----BEGIN" in text:
         return "a PEM document"
@@ -99,8 +103,16 @@ class IntRange:
     ge: int
     le: int
 
+    def parse(self, value: object) -> int:
+        parsed = _integer(value)
+        if not self.ge <= parsed <= self.le:
+            fail("E016", f"{shown(parsed)} is out of range", allowed=(f"{self.ge} to {self.le}",))
+        return parsed
+
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(_integer, core_schema.int_schema(ge=self.ge, le=self.le))
+        return core_schema.no_info_before_validator_function(
+            self.parse, core_schema.int_schema(ge=self.ge, le=self.le)
+        )
 
 
 Bool = Annotated[bool, BeforeValidator(_boolean, json_schema_input_type=bool)]
@@ -336,6 +348,9 @@ def _match_path(value: object) -> str:
     text = _url_path(value)
     if "?" in text or "#" in text:
         fail("E027", f"{shown(text)} can never match", hint="a route is matched by path alone, without the query")
+    if re.search(r"/\.\.?(/|$)", text) or any(chr(int(code, 16)) in _UNRESERVED for code in _ESCAPE.findall(text)):
+        hint = "paths are matched without '.' and '..' segments and needless escapes (RFC 3986 §6.2.2)"
+        fail("E027", f"{shown(text)} can never match", hint=hint)
     return text
 
 

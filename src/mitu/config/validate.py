@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from mitu.config.diagnostic import Diagnostic, Loc, nearest
+from mitu.config.diagnostic import Diagnostic, Loc, format_loc, nearest
 from mitu.config.model import Config
 from mitu.config.prune import Cut
 from mitu.config.types import ip_address, split_host_port
@@ -32,6 +32,10 @@ class Findings:
     def complete(self, *loc: str | int) -> bool:
         """Whether nothing at or below `loc` was cut out, so that what is absent is really absent."""
         return self.cut is None or self.cut.complete(self.cut.original(loc))
+
+    def lost_section(self) -> bool:
+        """Whether a top-level section was cut out, such as a misspelt `upstreams`."""
+        return self.cut is not None and any(len(loc) == 1 for loc in self.cut.removed)
 
 
 def validate(config: Config, cut: Cut | None = None) -> list[Diagnostic]:
@@ -87,9 +91,8 @@ def _check_binds(findings: Findings) -> None:
         if port == 0:
             continue
         if (host, port) in taken:
-            findings.add(
-                "E042", f"'{bind}' is taken already", loc, hint=f"see {'.'.join(map(str, taken[host, port]))}"
-            )
+            first = taken[host, port] if findings.cut is None else findings.cut.original(taken[host, port])
+            findings.add("E042", f"'{bind}' is taken already", loc, hint=f"see {format_loc(first)}")
         elif any(other == port and "" in (host, address) for address, other in taken):
             findings.add("E042", f"'{bind}' overlaps a listener on all addresses of port {port}", loc)
         taken.setdefault((host, port), loc)
@@ -147,13 +150,15 @@ def _check_references(findings: Findings) -> None:
         for index, protocol in enumerate(listener.protocols):
             if protocol.relay is not None:
                 used.add(protocol.relay)
-                _check_reference(findings, protocol.relay, known, ("listeners", at, "protocols", index, "relay"))
+                used |= _check_reference(
+                    findings, protocol.relay, known, ("listeners", at, "protocols", index, "relay")
+                )
         for index, route in enumerate(listener.routes):
             if route.upstream is None:
                 continue
             used.add(route.upstream)
             loc: Loc = ("listeners", at, "routes", index, "upstream")
-            _check_reference(findings, route.upstream, known, loc)
+            used |= _check_reference(findings, route.upstream, known, loc)
             if route.upstream in by_name and by_name[route.upstream][1].proxy_protocol:
                 hint = "a pooled connection serves many clients; use X-Forwarded-For, or a second upstream for relays"
                 findings.add(
@@ -164,19 +169,16 @@ def _check_references(findings: Findings) -> None:
             findings.add("W002", f"no route and no relay uses upstream '{name}'", ("upstreams", by_name[name][0]))
 
 
-def _check_reference(findings: Findings, name: str, known: set[str], loc: Loc) -> None:
-    if name not in known:
-        allowed = tuple(sorted(known))
-        hint = None if known else "there are no upstreams; add one under 'upstreams'"
-        findings.add(
-            "E040",
-            f"unknown upstream '{name}'",
-            loc,
-            found=name,
-            allowed=allowed,
-            nearest=nearest(name, known),
-            hint=hint,
-        )
+def _check_reference(findings: Findings, name: str, known: set[str], loc: Loc) -> set[str]:
+    """The upstreams that the name may stand for."""
+    if name in known or (not known and findings.lost_section()):
+        return {name}
+    hint = None if known else "there are no upstreams; add one under 'upstreams'"
+    closest = nearest(name, known)
+    allowed = tuple(sorted(known))
+    message = f"unknown upstream '{name}'"
+    findings.add("E040", message, loc, found=name, allowed=allowed, nearest=closest, hint=hint)
+    return set() if closest is None else {closest}
 
 
 def declared_upstreams(findings: Findings) -> set[str]:

@@ -65,7 +65,7 @@ def _check_http(findings: Findings, listener: Listener, loc: Loc) -> None:
         findings.add(
             "E045", f"{names} offered, but there are no routes to answer", (*loc, "protocols", http[0]), hint=hint
         )
-    if listener.routes and not http and findings.complete(*loc, "protocols"):
+    if listener.routes and listener.protocols and not http and findings.complete(*loc, "protocols"):
         hint = "add h2 and http/1.1 to 'protocols', or drop the routes"
         findings.add(
             "E046",
@@ -80,7 +80,7 @@ def _check_no_alpn(findings: Findings, listener: Listener, loc: Loc) -> None:
     names = [protocol.alpn for protocol in listener.protocols]
     if listener.no_alpn in (None, "refuse", *names) or not findings.complete(*loc, "protocols"):
         return
-    allowed = (*names, "refuse")
+    allowed = (*dict.fromkeys(names), "refuse")
     findings.add(
         "E044",
         f"no_alpn names '{listener.no_alpn}', which is not among the protocols",
@@ -117,7 +117,13 @@ def _check_tls(findings: Findings, listener: Listener, loc: Loc) -> None:
         else:
             for version, family, bound, other in FAMILIES:
                 served = policy.min_version <= version <= policy.max_version
-                if served and policy.cipher_suites and not any(suite in family for suite in policy.cipher_suites):
+                whole = findings.complete(*where) and findings.complete(*loc, "tls")
+                if (
+                    whole
+                    and served
+                    and policy.cipher_suites
+                    and not any(suite in family for suite in policy.cipher_suites)
+                ):
                     hint = f'add one, or set {bound}: "{other}"'
                     say(
                         "E033",

@@ -6,13 +6,25 @@ import re
 
 from mitu.config.diagnostic import Loc
 from mitu.config.listeners import Listener
-from mitu.config.routes import Filter, Match, Route
+from mitu.config.routes import Filter, HeaderOps, Match, Route
 from mitu.config.types import shown
 from mitu.config.validate import Findings, unique
 
-# Framing and hop-by-hop headers (RFC 9110 §7.6.1, §8.6): whoever sets them by hand breaks the message.
+# Framing and hop-by-hop headers (RFC 9110 §7.6.1, §8.6), as in `crates/mitu-proxy/src/filter/headers.rs`.
 OWNED_HEADERS = frozenset(
-    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"]
+    (
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
 )
 
 
@@ -45,13 +57,18 @@ def _check_filter(findings: Findings, route: Route, one: Filter, where: Loc) -> 
             hint=hint,
         )
     for kind, ops in (("request_headers", one.request_headers), ("response_headers", one.response_headers)):
-        for verb in ("set", "add"):
-            for name in () if ops is None else getattr(ops, verb):
-                loc = (*where, kind, verb, name)
-                if name in OWNED_HEADERS:
-                    findings.add("E063", f"the header '{name}' belongs to the gateway", loc, hint="drop it")
-                elif name == "host" and kind == "request_headers":
-                    findings.add("E063", "the host is not set as a header", loc, hint="use the filter {host: …}")
+        if ops is not None:
+            _check_owned(findings, ops, (*where, kind))
+
+
+def _check_owned(findings: Findings, ops: HeaderOps, where: Loc) -> None:
+    changes = [(name, (*where, "remove", at)) for at, name in enumerate(ops.remove)]
+    changes += [(name, (*where, "set", name)) for name in ops.set]
+    changes += [(name, (*where, "add", name)) for name in ops.add]
+    for name, loc in changes:
+        if name in OWNED_HEADERS:
+            hint = "use the filter {host: …}" if name == "host" else "drop it"
+            findings.add("E063", f"the header '{name}' belongs to the gateway", loc, at_key=True, hint=hint)
 
 
 def _check_respond(findings: Findings, route: Route, where: Loc) -> None:
@@ -111,8 +128,8 @@ def _takes(match: Match, path: str) -> bool:
 
 def under(path: str, prefix: str) -> bool:
     """Whether `path` is `prefix` or below it, in whole segments."""
-    bare = prefix.rstrip("/")
-    return path in (prefix, bare) or path.startswith(f"{bare}/")
+    rest = path.removeprefix(prefix)
+    return path.startswith(prefix) and (rest == "" or rest.startswith("/") or prefix.endswith("/"))
 
 
 def covers(first: Match, second: Match) -> bool:
