@@ -228,6 +228,7 @@ fn host_name(authority: &str) -> &str {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::config::{MatchConfig, PathMatch};

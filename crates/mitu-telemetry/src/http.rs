@@ -83,7 +83,6 @@ impl RequestMetrics {
     }
 }
 
-
 /// The handles of one endpoint of one upstream.
 #[derive(Debug)]
 pub struct UpstreamMetrics {
@@ -249,6 +248,7 @@ pub struct RequestRecord<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

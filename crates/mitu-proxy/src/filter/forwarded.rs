@@ -209,6 +209,7 @@ fn remove_claims(headers: &mut HeaderMap, trusted: bool) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -282,6 +283,7 @@ mod tests {
     fn a_verified_identity_is_passed_on_escaped() {
         let identity = ClientIdentity {
             subject: "CN=device 17, O=Fl\u{e9}et\r\nX-Admin: 1".into(),
+            common_name: None,
             sans: vec!["DNS:device-17.example".into(), "URI:spiffe://fleet/a,b".into()],
             fingerprint: "ab12".into(),
         };

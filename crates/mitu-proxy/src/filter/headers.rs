@@ -163,6 +163,7 @@ pub fn allowed_in_trailers(name: &HeaderName) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -107,6 +107,7 @@ fn header(config: &HeaderMatch) -> Result<(HeaderName, ValueMatcher), BuildError
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
