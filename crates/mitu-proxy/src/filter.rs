@@ -64,6 +64,7 @@ impl Filters {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::config::HeaderOps;
