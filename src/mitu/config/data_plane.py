@@ -30,7 +30,8 @@ def ask(document: dict[str, Any], secrets: dict[str, bytes], config: Config) -> 
         try:
             _native.validate(json.dumps(document), secrets)
         except _native.NativeError as error:
-            message = " ".join(str(error).split())
+            # Rust's regex errors draw the pattern with carets over several lines; the last one tells.
+            message = re.sub(r"regex parse error: .* error: ", "", " ".join(str(error).split()))
             findings.add("E090", f"the data plane refuses it: {message}", _where(message, config))
             if not _drop_route(document, message):
                 break

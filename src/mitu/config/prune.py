@@ -39,8 +39,8 @@ class Cut:
         return _original(self.data, self.removed, loc)
 
     def complete(self, loc: Loc) -> bool:
-        """Whether nothing was cut out at or below `loc` (in the file's terms)."""
-        return not any(one[: len(loc)] == loc for one in self.removed)
+        """Whether nothing was cut out at, below or around `loc` (in the file's terms)."""
+        return not any(one[: len(loc)] == loc[: len(one)] for one in self.removed)
 
 
 def prune(data: Any, context: Mapping[str, Any]) -> Cut | None:

@@ -5,7 +5,7 @@ It is a configuration again: reading it back gives the same runtime configuratio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from typing import Any
 
 from mitu.config.compile_routes import route_names
@@ -25,8 +25,8 @@ def resolved(config: Config) -> dict[str, Any]:
     form["admin"]["socket"] = str(config.admin.socket_path)
     for listener, one in zip(config.listeners, form["listeners"], strict=True):
         _listener(listener, one)
-    redact = str if config.document is None else config.document.redact
-    cleaned = _clean(form, redact, False)
+    redactions = () if config.document is None else config.document.redactions
+    cleaned = _clean(form, redactions, False)
     return cleaned if isinstance(cleaned, dict) else {}
 
 
@@ -52,6 +52,8 @@ def effective_no_alpn(listener: Listener) -> str:
 def _policy(listener: Listener, protocol: Protocol) -> dict[str, Any]:
     policy = merge(listener.tls, protocol.tls)
     return {
+        # Named, so that what is not said below comes from the policy and not from the listener.
+        "policy": protocol.tls.policy or listener.tls.policy or "intermediate",
         "min_version": policy.min_version,
         "max_version": policy.max_version,
         "cipher_suites": list(policy.cipher_suites) or None,
@@ -63,13 +65,25 @@ def _policy(listener: Listener, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _clean(value: Any, redact: Callable[[str], str], secret: bool) -> Any:
+def _clean(value: Any, redactions: tuple[tuple[str, str], ...], secret: bool) -> Any:
     """Without what is unset, and without secrets."""
     if isinstance(value, dict):
         items = {key: one for key, one in value.items() if one is not None}
-        return {key: _clean(one, redact, key != "file" and (secret or secret_name(key))) for key, one in items.items()}
+        return {
+            key: _clean(one, redactions, key != "file" and (secret or secret_name(key))) for key, one in items.items()
+        }
     if isinstance(value, list):
-        return [_clean(one, redact, secret) for one in value]
+        return [_clean(one, redactions, secret) for one in value]
     if not isinstance(value, str):
         return value
-    return REDACTED if secret else redact(value)
+    if secret:
+        return REDACTED
+    text = _escape(value)
+    for found, name in redactions:
+        text = text.replace(_escape(found), f"${{{name}}}")
+    return text
+
+
+def _escape(text: str) -> str:
+    """`text` so that it reads back as it is: without a dollar sign that would begin a variable."""
+    return re.sub(r"\$(?=[${])", "$$", text)

@@ -1,0 +1,57 @@
+"""Which certificates each server name gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from mitu.config.certificates import covered
+from mitu.config.sites import Candidate, Site, derive_sites
+
+
+def test_names_that_share_certificates_share_a_site() -> None:
+    sites = derive_sites(
+        [Candidate("ec", "ecdsa-p256", ("a.test", "b.test")), Candidate("rsa", "rsa", ("a.test", "b.test"))]
+    )
+    assert sites == (Site(("a.test", "b.test"), ("ec", "rsa")),)
+
+
+def test_a_wildcard_fills_in_for_missing_kinds_of_keys_only() -> None:
+    sites = derive_sites(
+        [
+            Candidate("wild-ec", "ecdsa-p256", ("*.a.test",)),
+            Candidate("wild-rsa", "rsa", ("*.a.test",)),
+            Candidate("exact", "ecdsa-p256", ("www.a.test", "a.test")),
+        ]
+    )
+    assert sites == (
+        Site(("*.a.test",), ("wild-ec", "wild-rsa")),
+        Site(("www.a.test",), ("exact", "wild-rsa")),
+        Site(("a.test",), ("exact",)),
+    )
+
+
+def test_the_first_site_is_the_first_certificates() -> None:
+    sites = derive_sites([Candidate("one", "rsa", ("z.test",)), Candidate("two", "rsa", ("a.test",))])
+    assert sites[0] == Site(("z.test",), ("one",))
+
+
+def test_no_name_stands_in_two_sites() -> None:
+    sites = derive_sites(
+        [Candidate("one", "rsa", ("a.test", "b.test")), Candidate("two", "rsa", ("b.test", "c.test"))]
+    )
+    assert sites == (Site(("a.test", "b.test"), ("one",)), Site(("c.test",), ("two",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.test", True),
+        ("x.b.test", True),
+        ("b.test", False),
+        ("y.x.b.test", False),
+        ("*.b.test", True),
+        ("10.0.0.1", True),
+    ],
+)
+def test_covered(name: str, expected: bool) -> None:
+    assert covered(name, ("a.test", "*.b.test", "10.0.0.1")) is expected
