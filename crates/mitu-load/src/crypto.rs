@@ -64,7 +64,7 @@ fn measure(arguments: &Arguments) -> Result<Costs, Unspecified> {
         let exchange = || {
             let private = EphemeralPrivateKey::generate(algorithm, &random)?;
             black_box(private.compute_public_key()?);
-            agree_ephemeral(private, &peer, Unspecified, |secret| {
+            agree_ephemeral(private, peer, Unspecified, |secret| {
                 black_box(secret);
                 Ok(())
             })

@@ -1,0 +1,181 @@
+"""Results: medians with their spread, ratios against each peer, as JSON and as a table."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+SUBJECT = "mitu"
+Form = Literal["table", "json", "markdown"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One figure, measured once a round."""
+
+    rounds: Sequence[float]
+
+    @property
+    def median(self) -> float:
+        """The figure that is reported."""
+        return statistics.median(self.rounds)
+
+    @property
+    def spread(self) -> float:
+        """Largest less smallest round, as a share of the median."""
+        return (max(self.rounds) - min(self.rounds)) / self.median if self.median else 0.0
+
+
+@dataclass
+class Sheet:
+    """One table. `rows`: by server, then by column; ratios are formed on the column `figure`."""
+
+    name: str
+    title: str
+    figure: str
+    columns: Mapping[str, str]
+    rows: dict[str, dict[str, Series]] = field(default_factory=dict)
+    #: Rows that show mitu's own figure under another condition; no ratio is formed against them.
+    variants: frozenset[str] = frozenset()
+
+    def add(self, server: str, **values: float) -> None:
+        """One round's figures of `server`."""
+        row = self.rows.setdefault(server, {})
+        for column, value in values.items():
+            row[column] = Series([*row[column].rounds, value] if column in row else [value])
+
+    def ratios(self) -> dict[str, float]:
+        """mitu's figure as a share of each peer's."""
+        if SUBJECT not in self.rows:
+            return {}
+        own = self.rows[SUBJECT][self.figure].median
+        return {
+            server: own / row[self.figure].median
+            for server, row in self.rows.items()
+            if server not in {SUBJECT, *self.variants} and self.figure in row and row[self.figure].median
+        }
+
+    def document(self) -> dict[str, Any]:
+        """The table as JSON has it."""
+        rows = {
+            server: {
+                column: {"median": series.median, "spread": series.spread, "rounds": list(series.rounds)}
+                for column, series in row.items()
+            }
+            for server, row in self.rows.items()
+        }
+        return {
+            "name": self.name,
+            "title": self.title,
+            "figure": self.figure,
+            "columns": dict(self.columns),
+            "rows": rows,
+            "ratios": {"subject": SUBJECT, "to": self.ratios()},
+        }
+
+    def headings(self) -> list[str]:
+        """What heads the columns of `lines`."""
+        return ["server", *self.columns.values(), "spread", f"{SUBJECT} ÷ it"]
+
+    def lines(self) -> Iterator[list[str]]:
+        """For people: medians, the spread of the figure, and the ratio."""
+        ratios = self.ratios()
+        for server, row in self.rows.items():
+            cells = [_number(row[column].median) if column in row else "" for column in self.columns]
+            spread = f"±{row[self.figure].spread / 2:.0%}" if self.figure in row else ""
+            yield [server, *cells, spread, f"{ratios[server]:.2f}" if server in ratios else ""]
+
+    def table(self) -> Table:
+        """For a terminal."""
+        table = Table(title=self.title, title_justify="left")
+        for heading in self.headings():
+            table.add_column(heading, justify="left" if heading == "server" else "right")
+        for line in self.lines():
+            table.add_row(*line)
+        return table
+
+    def markdown(self) -> str:
+        """For `docs/benchmarks.md`."""
+        rule = ["---", *("---:" for _ in self.headings()[1:])]
+        lines = [" | ".join(cells) for cells in [self.headings(), rule, *self.lines()]]
+        return "\n".join([f"**{self.title}**", "", *(f"| {line} |" for line in lines), ""])
+
+
+@dataclass
+class Result:
+    """Everything one benchmark has to say."""
+
+    benchmark: str
+    command: str
+    quick: bool
+    rounds: int
+    sheets: list[Sheet] = field(default_factory=list)
+    #: Server: how to get it.
+    missing: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Something the reader must know about the figures; said once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def document(self) -> dict[str, Any]:
+        """The result as JSON has it."""
+        return {
+            "benchmark": self.benchmark,
+            "command": self.command,
+            "quick": self.quick,
+            "rounds": self.rounds,
+            "machine": machine(),
+            "missing": self.missing,
+            "notes": self.notes,
+            "sheets": [sheet.document() for sheet in self.sheets],
+        }
+
+    def remarks(self) -> Iterator[str]:
+        """What must be said beside the tables."""
+        for server, get in self.missing.items():
+            yield f"not measured: {server} is missing; {get}"
+        yield from (f"note: {note}" for note in self.notes)
+        described = machine()
+        yield f"{described['cpu']}, {described['cores']} cores, Linux {described['kernel']}; rounds: {self.rounds}"
+
+    def show(self, form: Form) -> None:
+        """Print it to standard output."""
+        if form == "json":
+            print(json.dumps(self.document(), indent=2))
+        elif form == "markdown":
+            print(*(sheet.markdown() for sheet in self.sheets), *self.remarks(), sep="\n")
+        else:
+            console = Console(width=None if sys.stdout.isatty() else 140)
+            for sheet in self.sheets:
+                console.print(sheet.table())
+            for remark in self.remarks():
+                console.print(remark, markup=False, highlight=False)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in info if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": len([line for line in info if line.startswith("processor")]),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def _number(value: float) -> str:
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -1,0 +1,3 @@
+module mitu/benchmarks/peer
+
+go 1.24
