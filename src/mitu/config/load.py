@@ -13,7 +13,7 @@ from mitu.config.diagnostic import Diagnostic, Loc, Report
 from mitu.config.interpolate import expand
 from mitu.config.model import Config
 from mitu.config.prune import prune
-from mitu.config.source import MAX_BYTES, Document, Node, SourceError, secret_name
+from mitu.config.source import MAX_BYTES, Document, Mark, Node, SourceError, secret_name
 from mitu.config.translate import translate
 from mitu.config.validate import validate
 from mitu.errors import ConfigError
@@ -113,11 +113,14 @@ class _Filler:
 
     def plain(self, node: Node, loc: Loc) -> Any:
         if isinstance(node.value, dict):
+            for key in node.value:
+                _refuse_halves(key, node.keys[key])
             return {key: self.plain(child, (*loc, key)) for key, child in node.value.items()}
         if isinstance(node.value, list):
             return [self.plain(child, (*loc, at)) for at, child in enumerate(node.value)]
         if not isinstance(node.value, str):
             return node.value
+        _refuse_halves(node.value, node.mark)
         expanded = expand(node.value, self.environ)
         if expanded.problem is not None:
             self.problems.append((loc, *expanded.problem))
@@ -125,6 +128,12 @@ class _Filler:
             node.raw, node.filled = node.value, expanded.text
             self.redactions += [(value, name) for name, value in expanded.used if value and secret_name(name)]
         return expanded.text
+
+
+def _refuse_halves(text: str, mark: Mark) -> None:
+    r"""JSON and YAML can write half a character (`"\ud800"`), which no output could show and no header could carry."""
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise SourceError("E003", "half a character (a lone surrogate) in text", mark.line, mark.column)
 
 
 def _build(data: Any, base: Path, document: Document | None) -> tuple[Config | None, list[Diagnostic]]:

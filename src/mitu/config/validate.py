@@ -188,7 +188,7 @@ def declared_upstreams(findings: Findings) -> set[str]:
     if not isinstance(listed, list | tuple):
         return set()
     names = [one.get("name") for one in listed if isinstance(one, dict)]
-    return {name for name in names if isinstance(name, str)}
+    return {name for name in names if isinstance(name, str) and name.isprintable()}
 
 
 def _check_admin(findings: Findings) -> None:

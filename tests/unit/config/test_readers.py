@@ -184,6 +184,8 @@ def test_toml_depth(text: str) -> None:
         ("latin.yaml", "a: ü".encode("latin-1"), "E003"),
         ("mitu.conf", b"listeners: []", "E009"),
         ("none.yaml", b"", "E008"),
+        ("half.json", b'{"a": "\\ud800"}', "E003"),
+        ("half.yaml", b'"\\ud800": 1', "E003"),
         ("many.json", b"[" + b"1," * 200_000 + b"1]", "E006"),
         ("many.toml", b"a = [" + b"1," * 200_000 + b"1]", "E006"),
         ("many.yaml", b"a: [" + b"1," * 200_000 + b"1]", "E006"),
