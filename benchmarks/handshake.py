@@ -53,7 +53,7 @@ def run(bench: Bench) -> None:
     with load.upstream(core=SERVER_CORE) as (pid, address):
         plain = Server("plain TCP", pid, {"https": int(address.rpartition(":")[2])}, bench.folder)
         for case in CASES:
-            if not bench.options.quick or case.name in QUICK:
+            if bench.wants(case.name, quick=case.name in QUICK):
                 _case(bench, case, plain)
 
 

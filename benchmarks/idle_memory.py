@@ -41,24 +41,26 @@ def run(bench: Bench) -> None:
     """Every protocol; each server on its own, started anew for each figure."""
     with load.upstream(core=CLIENT_CORE) as (_, upstream):
         for case in CASES:
-            title = f"idle {case.title} connection: memory, {_second(bench):,} connections"
-            sheet = Sheet(case.alpn, title, "user_kib", COLUMNS)
-            bench.result.sheets.append(sheet)
+            if not bench.wants(case.alpn, quick=True):
+                continue
             if case.alpn != "mqtt":
-                _case(bench, case, sheet, upstream, upstream)
+                _case(bench, case, upstream, upstream)
             elif find_program("mosquitto") is None:
                 bench.result.note("MQTT was not measured: install the Debian package mosquitto")
             else:
                 with _broker(bench) as broker:
-                    _case(bench, case, sheet, upstream, broker)
+                    _case(bench, case, upstream, broker)
 
 
 def _second(bench: Bench) -> int:
     """Connections in the second batch; MQTT takes two descriptors of the server's 20,000 for each."""
-    return 1000 if bench.options.quick else 4000
+    return bench.options.connections or (1000 if bench.options.quick else 4000)
 
 
-def _case(bench: Bench, case: Case, sheet: Sheet, upstream: str, broker: str) -> None:
+def _case(bench: Bench, case: Case, upstream: str, broker: str) -> None:
+    title = f"idle connection, {case.title}: memory, {_second(bench):,} connections"
+    sheet = Sheet(case.alpn, title, "user_kib", COLUMNS)
+    bench.result.sheets.append(sheet)
     settings = Settings(bench.certificate("p256"), upstream=upstream, broker=broker)
     left = dict(bench.peers)
     for name, peer in bench.peers.items():

@@ -60,7 +60,7 @@ def run(bench: Bench) -> None:
                 warm = ["--path", "/api/sync", "--count", "200"]
                 load.connections(server.address(), warm, core=CLIENT_CORE)
             for case in CASES:
-                if not bench.options.quick or case.name in QUICK:
+                if bench.wants(case.name, quick=case.name in QUICK):
                     _case(bench, case, servers)
 
 
@@ -81,7 +81,9 @@ def _case(bench: Bench, case: Case, servers: list[Server]) -> None:
 
 
 def _load(bench: Bench, case: Case, url: str) -> Callable[[], Requests]:
-    seconds = ARTICLE_SECONDS if case.article and not bench.options.quick else bench.options.seconds
+    seconds = bench.options.seconds
+    if case.article:
+        seconds = max(2.0, seconds) if bench.options.quick else ARTICLE_SECONDS
     if case.protocol == "h2":
         return lambda: load.h2load(url, connections=case.connections, streams=10, seconds=seconds, core=CLIENT_CORE)
     return lambda: load.wrk(url, threads=case.threads, connections=case.connections, seconds=seconds, core=CLIENT_CORE)

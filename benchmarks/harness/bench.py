@@ -33,13 +33,15 @@ _SETTLE_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Options:
-    """A benchmark's command line. `seconds`: how long one measurement lasts."""
+    """A benchmark's command line. `seconds`: how long one measurement lasts; `connections`: to hold, where any are."""
 
     quick: bool
     form: Form
     only: Sequence[str]
+    cases: Sequence[str]
     rounds: int
     seconds: float
+    connections: int | None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ class Bench:
     folder: Path
     #: The largest share of the servers' core that something else took during a measurement.
     noise: float = 0.0
+
+    def wants(self, case: str, *, quick: bool) -> bool:
+        """Whether the table `case` is to be made. `quick`: whether the quick mode includes it unasked."""
+        return case in self.options.cases if self.options.cases else quick or not self.options.quick
 
     def log(self, text: str) -> None:
         """Progress, for who watches; never on standard output, which is the result's."""
@@ -126,6 +132,8 @@ def options(name: str, description: str | None, defaults: Defaults, arguments: S
     form.add_argument("--markdown", dest="form", action="store_const", const="markdown", help="print Markdown tables")
     parser.set_defaults(form="table")
     parser.add_argument("--only", metavar="NAMES", help=f"servers to measure, of: {','.join(PEERS)}")
+    parser.add_argument("--case", metavar="NAMES", help="tables to make, by their names in the JSON")
+    parser.add_argument("--connections", type=int, help="idle connections to hold (idle_memory)")
     parser.add_argument("--rounds", type=int, help="times that each server has its turn")
     parser.add_argument("--seconds", type=float, help="how long each turn lasts")
     given = parser.parse_args(arguments)
@@ -136,8 +144,10 @@ def options(name: str, description: str | None, defaults: Defaults, arguments: S
         quick=given.quick,
         form=given.form,
         only=only,
+        cases=given.case.split(",") if given.case else (),
         rounds=given.rounds or (defaults.quick_rounds if given.quick else defaults.rounds),
         seconds=given.seconds or (defaults.quick_seconds if given.quick else defaults.seconds),
+        connections=given.connections,
     )
 
 

@@ -1,0 +1,182 @@
+"""The benchmarks run, compare like with like, and refuse to measure what would mislead. No timing is asserted."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PEERS = ("mitu", "nginx", "haproxy", "envoy", "caddy", "go")
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The benchmarks' package, which lies beside the tests and is not installed."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("benchmarks.harness.server")
+
+
+@pytest.fixture
+def available(harness: ModuleType) -> list[str]:
+    """The servers that can be measured here: two are enough to compare."""
+    if not importlib.import_module("benchmarks.harness.paths").load_generator().is_file():
+        pytest.skip("mitu-load is missing: python -m benchmarks.peers install")
+    peers = importlib.import_module("benchmarks.peers").PEERS
+    found = [name for name in PEERS if peers[name].find() is not None]
+    if len(found) < 2:
+        pytest.skip("no server to compare with: python -m benchmarks.peers install")
+    return found[:2]
+
+
+def measure(name: str, servers: list[str], *arguments: str) -> dict[str, Any]:
+    only = ["--only", ",".join(servers), "--rounds", "1", "--seconds", "0.3"]
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", *only, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert document["benchmark"] == name
+    assert document["quick"]
+    assert {"cpu", "cores", "kernel"} <= document["machine"].keys()
+    for sheet in document["sheets"]:
+        assert sheet["figure"] in sheet["columns"]
+        for server, row in sheet["rows"].items():
+            assert row.keys() <= sheet["columns"].keys(), server
+            assert all(len(series["rounds"]) >= 1 and series["median"] >= 0 for series in row.values()), server
+        if "mitu" in sheet["rows"]:
+            assert "mitu" not in sheet["ratios"]["to"]
+    return document
+
+
+def sheets(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {sheet["name"]: sheet for sheet in document["sheets"]}
+
+
+def test_handshakes(available: list[str]) -> None:
+    document = measure("handshake", available)
+    found = sheets(document)
+    assert {"p256", "p256-resumed"} <= found.keys()
+    assert {"plain TCP exchange", "floor: with the key operations", *available} <= found["p256"]["rows"].keys()
+    for server in available:
+        assert found["p256"]["rows"][server]["resumed"]["median"] == 0
+        assert found["p256-resumed"]["rows"][server]["resumed"]["median"] > 0.5
+        assert found["p256"]["rows"][server]["cpu_us"]["median"] > 10
+
+
+@pytest.mark.parametrize("program", ["wrk", "h2load"])
+def test_requests(available: list[str], program: str) -> None:
+    paths = importlib.import_module("benchmarks.harness.paths")
+    if paths.find_program(program) is None:
+        pytest.skip(f"{program} is missing: python -m benchmarks.peers install")
+    case = {"wrk": "proxied-h1", "h2load": "proxied-h2"}[program]
+    found = sheets(measure("requests", available, "--case", case))
+    assert found.keys() == {case}
+    for server in available:
+        assert found[case]["rows"][server]["per_second"]["median"] > 10
+
+
+def test_storm(available: list[str]) -> None:
+    found = sheets(measure("storm", available))
+    for name in ("storm-1", "storm-2"):
+        for server in available:
+            row = {column: series["median"] for column, series in found[name]["rows"][server].items()}
+            assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["max_ms"]
+
+
+def test_idle_memory(available: list[str]) -> None:
+    found = sheets(measure("idle_memory", available, "--connections", "100"))
+    assert {"http/1.1", "h2"} <= found.keys()
+    for name in ("http/1.1", "h2"):
+        for server in available:
+            assert found[name]["rows"][server]["user_kib"]["median"] > 0
+
+
+def test_alpn(available: list[str]) -> None:
+    document = measure("alpn", available)
+    for sheet in document["sheets"]:
+        assert {"mitu", "mitu, new list"} <= sheet["rows"].keys()
+        assert sheet["rows"]["mitu"].keys() == {"p1", "p8", "p64"}
+
+
+def test_every_missing_server_is_named_with_a_way_to_get_it(available: list[str]) -> None:
+    code = (
+        "import dataclasses, sys; from benchmarks import peers; "
+        "peers.PEERS['nginx'] = dataclasses.replace(peers.PEERS['nginx'], find=lambda: None); "
+        "from benchmarks.alpn import BENCHMARK; sys.argv[1:] = ['--quick', '--json', '--only', 'nginx']; "
+        "sys.exit(BENCHMARK.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["missing"] == {"nginx": "install the Debian package nginx-light"}
+
+
+@pytest.fixture
+def shared_port() -> Iterator[int]:
+    """A port that somebody serves already, in the way that lets others share it."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+def test_a_port_that_is_served_already_is_refused(harness: ModuleType, shared_port: int, tmp_path: Path) -> None:
+    with (
+        pytest.raises(harness.ServerError, match=f"another server listens on port {shared_port}"),
+        harness.running("late", ["sleep", "10"], {"https": shared_port}, tmp_path, cores=None),
+    ):
+        pytest.fail("a second server was let on a served port")
+
+
+def test_a_server_that_dies_says_why(harness: ModuleType, tmp_path: Path) -> None:
+    (port,) = harness.free_ports(1)
+    with (
+        pytest.raises(harness.ServerError, match=r"(?s)ended at once with 3.*no such option"),
+        harness.running("broken", ["sh", "-c", "echo no such option; exit 3"], {"x": port}, tmp_path, cores=None),
+    ):
+        pytest.fail("a server that ended counts as running")
+
+
+def test_cpu_is_counted_in_every_process_below(harness: ModuleType) -> None:
+    process = importlib.import_module("benchmarks.harness.process")
+    with subprocess.Popen(["sh", "-c", "(while :; do :; done) & echo started; wait"], stdout=subprocess.PIPE) as shell:
+        assert shell.stdout is not None
+        shell.stdout.readline()
+        family = process.family(shell.pid)
+        before = process.cpu(shell.pid)
+        threading.Event().wait(0.3)
+        spent = process.cpu(shell.pid).since(before)
+        for pid in reversed(family):
+            subprocess.run(["kill", str(pid)], check=False)
+    assert len(family) == 2
+    assert spent > 1_000_000
+
+
+def test_a_thread_that_ended_spoils_the_count(harness: ModuleType) -> None:
+    cpu = importlib.import_module("benchmarks.harness.process").Cpu
+    assert cpu({(1, 1): 30, (1, 2): 7}).since(cpu({(1, 1): 10})) == 27
+    with pytest.raises(RuntimeError, match="1 thread"):
+        cpu({(1, 1): 30}).since(cpu({(1, 1): 10, (1, 2): 5}))
+
+
+def test_ratios_are_of_medians(harness: ModuleType) -> None:
+    sheet = importlib.import_module("benchmarks.harness.results").Sheet("s", "S", "cpu", {"cpu": "CPU"})
+    for own, other in ((10, 40), (30, 20), (20, 80)):
+        sheet.add("mitu", cpu=own)
+        sheet.add("nginx", cpu=other)
+    assert sheet.ratios() == {"nginx": 0.5}
+    assert "| mitu | 20.0 | ±50% |  |" in sheet.markdown()
