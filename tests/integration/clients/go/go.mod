@@ -1,0 +1,3 @@
+module mitu/tests/client
+
+go 1.24

@@ -1,0 +1,223 @@
+"""gRPC through the gateway: grpcio's client and server, every shape of call."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from support.build import talk_stubs
+from support.certificates import Authority, Pair
+from support.gateway import Gateway, configuration, listener, to_app, upstream
+from support.net import eventually, free_port
+
+from .conftest import Start
+
+grpc: Any = pytest.importorskip("grpc", reason="grpcio is missing: pip install grpcio grpcio-tools")
+pytest.importorskip("grpc_tools", reason="grpcio-tools is missing: pip install grpcio-tools")
+
+
+@pytest.fixture(scope="module")
+def stubs(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, ModuleType]:
+    return talk_stubs(tmp_path_factory.mktemp("stubs"))
+
+
+class Calls:
+    """The service's side of the calls; `cancelled` is set when a client gives up."""
+
+    def __init__(self, words: Any) -> None:
+        self.words = words
+        self.cancelled = threading.Event()
+
+    def once(self, request: Any, context: Any) -> Any:
+        if request.text == "fail":
+            context.set_trailing_metadata([("reason-detail", "asked for"), ("reason-bin", b"\x00\xff")])
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "failed: as asked")
+        if request.text == "slow":
+            context.add_callback(self.cancelled.set)
+            time.sleep(3)
+        sent = dict(context.invocation_metadata())
+        context.send_initial_metadata([("seen-by-server", sent.get("sent-by-client", ""))])
+        digest = hashlib.sha256(request.payload).hexdigest()
+        return self.words(text=f"{request.text}/{digest}", payload=request.payload)
+
+    def down(self, request: Any, context: Any) -> Iterator[Any]:
+        for number in range(int(request.text)):
+            yield self.words(text=str(number), payload=request.payload)
+
+    def up(self, requests: Iterator[Any], context: Any) -> Any:
+        taken = [(one.text, len(one.payload)) for one in requests]
+        return self.words(text=f"{len(taken)} {sum(size for _, size in taken)} {taken[-1][0]}")
+
+    def both(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        context.add_callback(self.cancelled.set)
+        for request in requests:
+            yield self.words(text=request.text[::-1])
+
+
+class Service:
+    """A grpcio server in the clear, as upstreams behind a gateway are."""
+
+    def __init__(self, stubs: tuple[ModuleType, ModuleType]) -> None:
+        messages, services = stubs
+        self.calls = Calls(messages.Words)
+        names = {"Once": "once", "Down": "down", "Up": "up", "Both": "both"}
+        servicer = type("Servicer", (services.TalkServicer,), {})()
+        for name, method in names.items():
+            setattr(servicer, name, getattr(self.calls, method))
+        self.server = grpc.server(ThreadPoolExecutor(16))
+        services.add_TalkServicer_to_server(servicer, self.server)
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
+
+@pytest.fixture(scope="module")
+def service(stubs: tuple[ModuleType, ModuleType]) -> Iterator[Service]:
+    service = Service(stubs)
+    yield service
+    service.server.stop(None).wait()
+
+
+@pytest.fixture(scope="module")
+def gateway(shared_gateway: Start, edge: Pair, service: Service) -> Gateway:
+    routes = [
+        {"match": {"path_prefix": "/talk.Talk"}, "upstream": "talk", "timeout": "30s"},
+        to_app(upstream="nobody", match={"path_prefix": "/talk.Nobody"}),
+        to_app(upstream="talk", match={"path_prefix": "/talk.Late"}, timeout="200ms"),
+    ]
+    upstreams = [
+        upstream("talk", f"127.0.0.1:{service.port}", protocol="h2"),
+        upstream("nobody", f"127.0.0.1:{free_port()}", protocol="h2"),
+    ]
+    return shared_gateway(configuration([listener(edge, routes=routes)], *upstreams))
+
+
+@pytest.fixture(scope="module")
+def channel(gateway: Gateway, authority: Authority) -> Iterator[Any]:
+    credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
+    with grpc.secure_channel(f"localhost:{gateway.address()[1]}", credentials) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def talk(channel: Any, stubs: tuple[ModuleType, ModuleType]) -> Any:
+    return stubs[1].TalkStub(channel)
+
+
+@pytest.fixture(scope="module")
+def words(stubs: tuple[ModuleType, ModuleType]) -> Any:
+    return stubs[0].Words
+
+
+def test_unary(talk: Any, words: Any) -> None:
+    payload = os.urandom(2 << 20)
+    answer, call = talk.Once.with_call(words(text="hi", payload=payload), metadata=[("sent-by-client", "value")])
+    assert answer.text == f"hi/{hashlib.sha256(payload).hexdigest()}"
+    assert answer.payload == payload
+    assert ("seen-by-server", "value") in [tuple(item) for item in call.initial_metadata()]
+    assert call.code() == grpc.StatusCode.OK
+
+
+def test_server_streaming(talk: Any, words: Any) -> None:
+    received = list(talk.Down(words(text="500", payload=b"x" * 10_000)))
+    assert [one.text for one in received] == [str(number) for number in range(500)]
+    assert all(one.payload == b"x" * 10_000 for one in received)
+
+
+def test_client_streaming(talk: Any, words: Any) -> None:
+    answer = talk.Up(words(text=str(number), payload=b"y" * 10_000) for number in range(500))
+    assert answer.text == "500 5000000 499"
+
+
+def test_bidirectional_streaming_is_a_conversation(talk: Any, words: Any) -> None:
+    said: list[str] = []
+    turn = threading.Semaphore(1)
+
+    def speak() -> Iterator[Any]:
+        # Each question waits for the answer to the last: nothing may be held back on the way.
+        for text in ("one", "two", "three"):
+            turn.acquire()
+            yield words(text=text)
+
+    for answer in talk.Both(speak(), timeout=10):
+        said.append(answer.text)
+        turn.release()
+    assert said == ["eno", "owt", "eerht"]
+
+
+def test_many_calls_at_once(talk: Any, words: Any) -> None:
+    calls = [talk.Once.future(words(text=str(number))) for number in range(300)]
+    texts = [call.result(20).text.partition("/")[0] for call in calls]
+    assert texts == [str(number) for number in range(300)]
+
+
+def test_error_with_trailers(talk: Any, words: Any) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        talk.Once(words(text="fail"))
+    error: Any = caught.value
+    assert (error.code(), error.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "failed: as asked")
+    trailers = dict(error.trailing_metadata())
+    assert trailers["reason-detail"] == "asked for"
+    assert trailers["reason-bin"] == b"\x00\xff"
+
+
+def test_deadline_reaches_the_server(talk: Any, words: Any, service: Service) -> None:
+    service.calls.cancelled.clear()
+    begun = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        talk.Once(words(text="slow"), timeout=0.3)
+    error: Any = caught.value
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - begun < 2
+    assert service.calls.cancelled.wait(2.5), "the server was not told"
+
+
+def test_cancel_reaches_the_server(talk: Any, words: Any, service: Service) -> None:
+    service.calls.cancelled.clear()
+    end = threading.Event()
+
+    def speak() -> Iterator[Any]:
+        yield words(text="first")
+        end.wait(10)
+
+    call = talk.Both(speak())
+    assert next(call).text == "tsrif"
+    call.cancel()
+    assert service.calls.cancelled.wait(5), "the server was not told"
+    end.set()
+
+
+def test_unknown_method_is_the_servers_answer(channel: Any) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/talk.Talk/Nothing")(b"")
+    error: Any = caught.value
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "details"),
+    [
+        ("/talk.Nobody/Once", "UNAVAILABLE", "connect_refused"),
+        ("/nowhere/Once", "UNIMPLEMENTED", "no_route"),
+    ],
+)
+def test_failures_of_the_gateway_are_grpc_statuses(channel: Any, method: str, code: str, details: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(method)(b"")
+    error: Any = caught.value
+    assert (error.code().name, error.details()) == (code, details)
+
+
+def test_all_calls_share_pooled_connections(gateway: Gateway, talk: Any, words: Any) -> None:
+    before = gateway.metric("mitu_upstream_connects_total", upstream="talk")
+    for _ in range(50):
+        talk.Once(words(text="again"))
+    assert gateway.metric("mitu_upstream_connects_total", upstream="talk") <= before + 1
+    assert eventually(lambda: gateway.metric("mitu_upstream_requests_active", upstream="talk") == 0)

@@ -1,0 +1,128 @@
+"""Sessions that are resumed, and those that must not be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.certificates import Authority, Pair
+from support.client import Address
+from support.gateway import Gateway, configuration, health, listener, to_app, upstream
+from support.openssl import s_client
+from support.servers import Server
+
+from .conftest import Start
+
+pytestmark = pytest.mark.needs("openssl")
+WHOAMI = b"GET /whoami HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def device(authority: Authority) -> Pair:
+    return authority.issue("resuming", common_name="resuming", client=True)
+
+
+def settings(edge: Pair, app: Server, authority: Authority) -> dict[str, Any]:
+    routes = [health(), to_app()]
+    ca = {"client_ca": str(authority.certificate)}
+    guarded = ["http/1.1", {"alpn": "h2", "tls": {"client_auth": "none"}}]
+    listeners = [
+        listener(edge, routes=routes),
+        listener(edge, name="none", routes=routes, tls={"tickets": 0}),
+        listener(edge, name="optional", routes=routes, tls={"client_auth": "optional", **ca}),
+        listener(edge, name="guarded", routes=routes, protocols=guarded, tls={"client_auth": "required", **ca}),
+    ]
+    return configuration(listeners, upstream("app", app.endpoint))
+
+
+@pytest.fixture(scope="module")
+def gateway(shared_gateway: Start, edge: Pair, app: Server, authority: Authority) -> Gateway:
+    return shared_gateway(settings(edge, app, authority))
+
+
+class Client:
+    """s_client with a session file."""
+
+    def __init__(self, authority: Authority, folder: Path, *flags: str | Path) -> None:
+        self.ca, self.session, self.flags = authority.certificate, folder / "session", flags
+
+    def full(self, address: Address, *more: str | Path, request: bytes = WHOAMI) -> str:
+        text = s_client(address, self.ca, *self.flags, *more, "-sess_out", self.session, request=request).stdout
+        assert "New, TLS" in text, text
+        return text
+
+    def again(self, address: Address, *more: str | Path) -> str:
+        assert self.session.exists(), "no session was handed out"
+        return s_client(address, self.ca, *self.flags, *more, "-sess_in", self.session, request=WHOAMI).stdout
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_resumes(gateway: Gateway, authority: Authority, tmp_path: Path, version: str) -> None:
+    client = Client(authority, tmp_path, version)
+    client.full(gateway.address())
+    count = {"version": {"-tls1_2": "TLSv1.2", "-tls1_3": "TLSv1.3"}[version], "resumed": "true"}
+    name = "mitu_tls_handshake_duration_seconds_count"
+    before = gateway.metric(name, stage="total", **count)
+    text = client.again(gateway.address())
+    assert "Reused, TLS" in text
+    assert '"target": "/whoami"' in text
+    assert gateway.metric(name, stage="total", **count) == before + 1
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_no_tickets_no_resumption(gateway: Gateway, authority: Authority, tmp_path: Path, version: str) -> None:
+    client = Client(authority, tmp_path, version)
+    client.full(gateway.address("none"))
+    if client.session.exists():  # TLS 1.2 writes one without a ticket, which resumes nothing.
+        assert "New, TLS" in client.again(gateway.address("none"))
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_a_resumed_session_keeps_its_identity(
+    gateway: Gateway, authority: Authority, device: Pair, tmp_path: Path, version: str
+) -> None:
+    client = Client(authority, tmp_path, version)
+    client.full(gateway.address("guarded"), "-cert", device.certificate, "-key", device.key)
+    text = client.again(gateway.address("guarded"))
+    assert "Reused, TLS" in text, text
+    assert told(text, "x-client-verified") == "SUCCESS"
+    assert told(text, "x-client-cert-fingerprint") == device.fingerprint
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+@pytest.mark.parametrize(("obtained", "flags"), [("optional", ()), ("edge", ()), ("guarded", ("-alpn", "h2"))])
+def test_no_session_leads_past_client_authentication(
+    gateway: Gateway, authority: Authority, tmp_path: Path, version: str, obtained: str, flags: tuple[str, ...]
+) -> None:
+    """A session made where no certificate was asked for is worth nothing where one is required."""
+    client = Client(authority, tmp_path, version)
+    # HTTP/1.1 on h2 is answered with GOAWAY, which is enough to get the ticket.
+    client.full(gateway.address(obtained), *flags)
+    text = client.again(gateway.address("guarded"), "-alpn", "http/1.1")
+    assert "Reused, TLS" not in text
+    assert "HTTP/1.1 200" not in text
+    assert "alert" in text
+
+
+def test_resumes_after_a_reload(
+    gateway: Gateway, authority: Authority, edge: Pair, app: Server, tmp_path: Path
+) -> None:
+    client = Client(authority, tmp_path)
+    client.full(gateway.address())
+    changed = settings(edge, app, authority)
+    changed["listeners"][0]["protocols"].reverse()
+    code, text = gateway.reload(changed)
+    assert code == 0, text
+    assert "Reused, TLS" in client.again(gateway.address())
+
+
+def told(transcript: str, header: str) -> str:
+    """A header that the upstream got, from its description in the response."""
+    body = transcript[transcript.index('{"method"') :]
+    request, _ = json.JSONDecoder().raw_decode(body)
+    values = [value for name, value in request["headers"] if name.lower() == header]
+    assert len(values) == 1, values
+    return str(values[0])

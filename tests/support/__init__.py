@@ -1,0 +1,1 @@
+"""Helpers that tests share: certificates, the gateway as a process, upstreams, clients."""

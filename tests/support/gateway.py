@@ -1,0 +1,159 @@
+"""The gateway as a process of its own, asked over its admin socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from support.certificates import Pair
+from support.client import Address
+from support.net import eventually
+from support.process import Program, run
+
+Settings = dict[str, Any]
+MITU = (sys.executable, "-m", "mitu.cli")
+
+
+def listener(certificate: Pair | Sequence[Pair], **settings: Any) -> Settings:
+    """A listener `edge` on a free port for h2 and http/1.1; `settings` replace or add, `tls` is merged."""
+    pairs = [certificate] if isinstance(certificate, Pair) else certificate
+    tls = {"certificates": [pair.configured() for pair in pairs], **settings.pop("tls", {})}
+    defaults: Settings = {"name": "edge", "bind": "127.0.0.1:0", "protocols": ["h2", "http/1.1"]}
+    return {**defaults, "tls": tls, **settings}
+
+
+def health() -> Settings:
+    """The route of the smallest useful configuration."""
+    answer = {"status": 200, "content_type": "application/json", "body": '{"ok":true}'}
+    return {"match": {"path": "/health"}, "respond": answer}
+
+
+def to_app(**settings: Any) -> Settings:
+    """A route that sends everything to the upstream `app`."""
+    return {"match": {"path_prefix": "/"}, "upstream": "app", **settings}
+
+
+def upstream(name: str, *endpoints: object, **settings: Any) -> Settings:
+    return {"name": name, "endpoints": list(endpoints), **settings}
+
+
+def configuration(listeners: Sequence[Settings], *upstreams: Settings, **settings: Any) -> Settings:
+    return {"runtime": {"workers": 1}, "listeners": list(listeners), "upstreams": list(upstreams), **settings}
+
+
+class Gateway:
+    """A gateway that runs from a configuration file in `folder`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        *,
+        wrapper: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.file = folder / "mitu.yaml"
+        # Socket addresses hold 107 bytes, which pytest's folders can exceed; the gateway runs in this folder.
+        self.socket = folder / "admin.sock"
+        self._wrapper, self._environment = wrapper, environment
+        self.write(settings)
+        self.program = self._launch()
+
+    def write(self, settings: Settings) -> None:
+        """Write the configuration file whole; JSON is YAML."""
+        settings = {"admin": {"socket": str(self.socket)}, **settings}
+        aside = self.file.with_suffix(".new")
+        aside.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        aside.replace(self.file)
+
+    def _launch(self) -> Program:
+        command = [*self._wrapper, *MITU, "run", self.file]
+        return Program(command, self.folder / "gateway.log", environment=self._environment)
+
+    def restart(self) -> Self:
+        """Start again after its end, from the same file."""
+        assert not self.program.alive()
+        self.program = self._launch()
+        return self.ready()
+
+    def ready(self, timeout: float = 20) -> Self:
+        """Wait until it serves. AssertionError with its log when it does not."""
+
+        def serving() -> bool:
+            if not self.program.alive():
+                raise RuntimeError(f"the gateway ended with {self.program.process.returncode}:\n{self.program.log}")
+            return bool(self.addresses())
+
+        eventually(serving, timeout)
+        return self
+
+    def admin(self, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
+        """Status and body of an admin request. OSError when nobody listens."""
+        connection = http.client.HTTPConnection("admin", timeout=30)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(30)
+        try:
+            connection.sock.connect(str(self.socket))
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def json(self, path: str) -> Any:
+        status, body = self.admin(path)
+        assert status == 200, (path, status, body)
+        return json.loads(body)
+
+    def status(self) -> Settings:
+        found: Settings = self.json("/status")
+        return found
+
+    def addresses(self) -> dict[str, str]:
+        """Bound `host:port` by listener."""
+        return {one["name"]: one["address"] for one in self.status()["listeners"]}
+
+    def address(self, name: str = "edge") -> Address:
+        host, _, port = self.addresses()[name].rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def metrics(self) -> str:
+        status, body = self.admin("/metrics")
+        assert status == 200, body
+        return body.decode()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of all samples `name` that carry `labels`."""
+        found = 0.0
+        for family in text_string_to_metric_families(self.metrics()):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    found += sample.value
+        return found
+
+    def reload(self, settings: Settings | None = None) -> tuple[int, str]:
+        """Run `mitu reload`, after writing `settings`; its exit code and what it says."""
+        if settings is not None:
+            self.write(settings)
+        done = run([*MITU, "reload", "--socket", self.socket], timeout=30)
+        return done.returncode, (done.stdout + done.stderr).decode()
+
+    def stop(self) -> int:
+        return self.program.stop()
+
+
+def parse(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Prometheus text: labels and value of every sample, by its name."""
+    samples: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            samples.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return samples

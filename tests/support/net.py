@@ -1,0 +1,48 @@
+"""Ports, and waiting for things that take a moment."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that was free a moment ago; only for programs that cannot take port 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def eventually(what: Callable[[], T], timeout: float = 10, interval: float = 0.05) -> T:
+    """The first true value of `what`, which is called until then; AssertionError, with the last value, when late.
+
+    An AssertionError or OSError from `what` counts as "not yet".
+    """
+    deadline = time.monotonic() + timeout
+    last: object = None
+    while True:
+        try:
+            value = what()
+            if value:
+                return value
+            last = value
+        except (AssertionError, OSError) as error:
+            last = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s; last: {last!r}")
+        time.sleep(interval)
+
+
+def wait_for_port(port: int, timeout: float = 10) -> None:
+    """Until somebody accepts on 127.0.0.1:`port`."""
+
+    def connect() -> bool:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+
+    eventually(connect, timeout)
