@@ -100,11 +100,6 @@ async fn answer(
     if request.expect == Expect::Other {
         return Err(Reason::ExpectationFailed);
     }
-    if let (Some(limit), Some(length)) = (listener.limits.request_body_bytes, request.body.length())
-        && length > limit
-    {
-        return Err(Reason::BodyTooLarge);
-    }
 
     let path = normalise(request.uri.path()).map_err(|_| Reason::BadPath)?;
     let host = request.headers.get(header::HOST);
@@ -115,6 +110,11 @@ async fn answer(
     let index = listener.router.find(host_text, &path, &request.method, &request.headers).ok_or(Reason::NoRoute)?;
     account.routed(index);
     let route = listener.router.route(index);
+    if let (Some(limit), Some(length)) = (listener.limits.request_body_bytes, request.body.length())
+        && length > limit
+    {
+        return Err(Reason::BodyTooLarge);
+    }
 
     match &route.action {
         Action::Respond(fixed) => Ok(respond_fixed(route, fixed, &request.method)),

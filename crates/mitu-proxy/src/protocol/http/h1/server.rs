@@ -403,6 +403,7 @@ async fn send_body<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), DownstreamError> {
     let mut encoder = Encoder::new(framing.unwrap_or(Framing::Length(0)));
     let mut ended = framing.is_none();
+    let mut failed = None;
     let mut moved = true;
     let mut since = Instant::now();
     let result = poll_fn(|context| {
@@ -414,10 +415,10 @@ async fn send_body<S: AsyncRead + AsyncWrite + Unpin>(
                     Poll::Pending => waiting = true,
                     Poll::Ready(frame) => {
                         moved = true;
-                        let queued = queue(held, &mut encoder, frame);
-                        match queued {
+                        match queue(held, &mut encoder, frame) {
                             Ok(end) => ended = end,
-                            Err(error) => return Poll::Ready(Err(error)),
+                            // What has come is passed on; that there is no more shows in how the connection ends.
+                            Err(error) => (failed, ended) = (Some(error), true),
                         }
                         continue;
                     }
@@ -425,7 +426,7 @@ async fn send_body<S: AsyncRead + AsyncWrite + Unpin>(
             }
             match held.with(gone(), |transport| transport.poll_flush(context)) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) if ended => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) if ended => return Poll::Ready(failed.take().map_or(Ok(()), Err)),
                 Poll::Ready(Ok(())) if !waiting => continue,
                 Poll::Ready(Ok(())) => {}
                 Poll::Pending => waiting = false,

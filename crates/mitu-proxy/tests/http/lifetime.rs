@@ -1,0 +1,106 @@
+//! How long connections live: idle times, slow clients, draining.
+
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::{Gateway, Response, app, backend, config, echo, is_closed, read_head, respond, to_app};
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+async fn with_timeouts(request_header_ms: u64, idle_ms: u64) -> Gateway {
+    let mut config = config(to_app(), app(&[echo().await]));
+    config["listeners"][0]["timeouts"]["request_header_ms"] = json!(request_header_ms);
+    config["listeners"][0]["timeouts"]["idle_ms"] = json!(idle_ms);
+    Gateway::start_with(&config)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_are_closed() {
+    let gateway = with_timeouts(10_000, 300).await;
+    let mut client = gateway.h1().await;
+    for _ in 0..2 {
+        client.write_all(GET).await.unwrap();
+        assert_eq!(Response::read(&mut client, &Method::GET).await.status, 200);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let started = Instant::now();
+    assert!(is_closed(&mut client).await);
+    assert!(started.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_must_be_complete_in_time() {
+    let gateway = with_timeouts(300, 10_000).await;
+    let mut client = gateway.h1().await;
+    // Waiting before the first byte is idling, and allowed for longer.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let started = Instant::now();
+    for byte in &GET[..10] {
+        client.write_all(&[*byte]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let response = Response::read(&mut client, &Method::GET).await;
+    assert_eq!(response.status, 408);
+    assert!((250..2000).contains(&started.elapsed().as_millis()));
+    assert!(is_closed(&mut client).await);
+    gateway.counts(&["mitu_http_errors_total", "header_timeout"], 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_is_given_up() {
+    let upstream = backend(|mut stream, _| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
+        while stream.write_all(&[b'x'; 65536]).await.is_ok() {}
+    })
+    .await;
+    let mut config = config(to_app(), app(&[upstream]));
+    config["listeners"][0]["timeouts"]["idle_ms"] = json!(300);
+    let gateway = Gateway::start_with(&config);
+    let mut client = gateway.h1().await;
+    client.write_all(GET).await.unwrap();
+    read_head(&mut client).await;
+    gateway.counts(&["mitu_http_errors_total", "client_closed"], 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draining_loses_no_request() {
+    let upstream = backend(|mut stream, _| async move {
+        loop {
+            let mut first = [0];
+            if !matches!(stream.peek(&mut first).await, Ok(1)) {
+                return;
+            }
+            let head = read_head(&mut stream).await;
+            if head.starts_with(b"GET /slow") {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            respond(&mut stream, "200 OK", "", b"x").await;
+        }
+    })
+    .await;
+    let gateway = Gateway::start(to_app(), app(&[upstream]));
+    let (mut busy, mut idle, mut silent) = (gateway.h1().await, gateway.h1().await, gateway.h1().await);
+    for client in [&mut idle, &mut silent] {
+        client.write_all(GET).await.unwrap();
+        assert_eq!(Response::read(client, &Method::GET).await.header("connection"), "");
+    }
+    busy.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    gateway.server.drain();
+
+    // A request that was on its way when the drain began.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    idle.write_all(GET).await.unwrap();
+    for client in [&mut idle, &mut busy] {
+        let response = Response::read(client, &Method::GET).await;
+        assert_eq!((response.status.as_u16(), response.header("connection")), (200, "close"));
+        assert!(is_closed(client).await);
+    }
+    let started = Instant::now();
+    assert!(is_closed(&mut silent).await);
+    assert!(started.elapsed() < Duration::from_secs(3), "idle connections are closed when the time to linger is over");
+}

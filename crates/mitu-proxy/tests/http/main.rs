@@ -1,0 +1,12 @@
+//! HTTP through a running gateway: real sockets, TLS, and backends that do exactly what each test says.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bodies;
+mod failures;
+mod framing;
+mod h2;
+mod harness;
+mod headers;
+mod lifetime;
+mod upgrade;
