@@ -10,12 +10,16 @@ if TYPE_CHECKING:
     from mitu.config.load import load_config, parse_config
     from mitu.config.model import Config
     from mitu.errors import AdminError, ConfigError, HandlerError, MituError, ReloadError, StartError
+    from mitu.gateway import Gateway
+    from mitu.proxy_protocol import Connection
 
 __all__ = [
     "AdminError",
     "Config",
     "ConfigError",
+    "Connection",
     "Diagnostic",
+    "Gateway",
     "HandlerError",
     "MituError",
     "ReloadError",
@@ -32,7 +36,9 @@ __getattr__ = lazy(
         "AdminError": "mitu.errors",
         "Config": "mitu.config.model",
         "ConfigError": "mitu.errors",
+        "Connection": "mitu.proxy_protocol",
         "Diagnostic": "mitu.config.diagnostic",
+        "Gateway": "mitu.gateway",
         "HandlerError": "mitu.errors",
         "MituError": "mitu.errors",
         "ReloadError": "mitu.errors",

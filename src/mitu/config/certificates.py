@@ -129,6 +129,9 @@ class Inspector:
             hint = "the files may be swapped" if b"PRIVATE KEY-----" in data else _der_hint(data, "x509")
             self.findings.add("E071", f"'{path.name}' holds {what}", loc, hint=hint)
             return []
+        if data.count(b"-----BEGIN CERTIFICATE-----") > len(blocks):
+            self.findings.add("E071", f"the last certificate in '{path.name}' is cut short", loc, hint="is it whole?")
+            return []
         chain = []
         for number, block in enumerate(blocks, 1):
             try:

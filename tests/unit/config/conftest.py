@@ -46,12 +46,12 @@ def issue(
     key: Key,
     *names: str,
     issuer: tuple[x509.Certificate, Key] | None = None,
-    start: timedelta = timedelta(days=-30),
+    start: timedelta = timedelta(days=-3800),
     end: timedelta = timedelta(days=60),
     authority: bool = False,
     common_name: str = "edge",
 ) -> x509.Certificate:
-    """A certificate for `names`, valid around NOW, self-signed without an `issuer`."""
+    """A certificate for `names`, valid today and until after NOW, self-signed without an `issuer`."""
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
     builder = (
         x509.CertificateBuilder()
