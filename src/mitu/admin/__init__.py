@@ -1,0 +1,1 @@
+"""The admin endpoint: what operators and `mitu reload | status | drain` talk to."""

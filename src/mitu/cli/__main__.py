@@ -1,0 +1,5 @@
+"""`python -m mitu.cli` is `mitu`."""
+
+from mitu.cli import main
+
+main()

@@ -1,0 +1,123 @@
+"""Python protocol handlers: coroutines that speak a private protocol with clients.
+
+A handler is served from a Unix socket in a private folder. The data plane relays the decrypted bytes to it as to any
+upstream, behind a PROXY v2 header that says whose connection it is. So a handler that is slow or fails costs its own
+connections and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import inspect
+import logging
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mitu import proxy_protocol
+from mitu.errors import HandlerError
+from mitu.proxy_protocol import Connection
+
+log = logging.getLogger("mitu.handlers")
+
+Handler = Callable[..., Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Served:
+    server: asyncio.Server
+    socket: Path
+    open: set[asyncio.Task[None]]
+
+
+class HandlerServers:
+    """The handlers that are being served, each on a socket of its own, through every reload that keeps them."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._served: dict[str, _Served] = {}
+
+    async def serve(self, names: Iterable[str]) -> dict[str, Path]:
+        """Serve those of `names` that are not served yet; the socket of each. HandlerError when one cannot be."""
+        return {name: (self._served.get(name) or await self._serve(name)).socket for name in names}
+
+    async def _serve(self, name: str) -> _Served:
+        handler = load(name)
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="mitu-"))  # mode 0700
+        socket = self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.sock"
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            if task is not None:
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+            await _run(name, handler, reader, writer)
+
+        server = await asyncio.start_unix_server(accept, socket)
+        self._served[name] = _Served(server, socket, tasks)
+        return self._served[name]
+
+    async def keep(self, names: Iterable[str]) -> None:
+        """Stop accepting for all handlers but `names`; their open connections go on."""
+        for name in set(self._served) - set(names):
+            served = self._served.pop(name)
+            served.server.close()
+            served.socket.unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        """Stop all of them and end what is open."""
+        for served in self._served.values():
+            served.server.close()
+            for task in list(served.open):
+                task.cancel()
+        self._served.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def load(name: str) -> Handler:
+    """The coroutine function behind `module:function`. HandlerError says what is wrong with it."""
+    module, _, function = name.partition(":")
+    try:
+        found: Any = import_module(module)
+    except ImportError as error:
+        raise HandlerError(f"handler '{name}': {error}; install it, or add its folder to PYTHONPATH") from error
+    for part in function.split("."):
+        found = getattr(found, part, None)
+    if not inspect.iscoroutinefunction(found):
+        raise HandlerError(f"handler '{name}' is not an 'async def' function of '{module}'")
+    takes = len(inspect.signature(found).parameters)
+    if takes not in (2, 3):
+        raise HandlerError(f"handler '{name}' must take (reader, writer) or (reader, writer, connection)")
+    if takes == 3:
+        return found
+
+    async def without_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: Connection) -> None:
+        await found(reader, writer)
+
+    return without_connection
+
+
+async def _run(
+    name: str, handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    try:
+        connection = await proxy_protocol.read(reader)
+        await handler(reader, writer, connection)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        pass  # The client has gone; nothing is left to do for it.
+    except Exception:
+        log.exception("the handler '%s' failed", name)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
