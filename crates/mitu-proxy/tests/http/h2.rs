@@ -375,3 +375,49 @@ async fn an_h1_client_reaches_an_h2_upstream() {
         assert_eq!((response.status.as_u16(), response.text()), (200, "hello"), "{framed}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cookies_become_one_field_for_h1() {
+    let gateway = Gateway::start(to_app(), app(&[echo().await]));
+    let mut request = get("/");
+    for crumb in ["a=1", "b=2", "c=3"] {
+        request.headers_mut().append("cookie", crumb.parse().unwrap());
+    }
+    let response = gateway.h2().await.send_request(request).await.unwrap();
+    let head = response.into_body().collect().await.unwrap().to_bytes();
+    let head = String::from_utf8(head.to_vec()).unwrap();
+    assert!(head.contains("\r\ncookie: a=1; b=2; c=3\r\n"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_is_given_up() {
+    let upstream = backend(|mut stream, _| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
+        while stream.write_all(&[b'x'; 65536]).await.is_ok() {}
+    })
+    .await;
+    let mut config = config(to_app(), app(&[upstream]));
+    config["listeners"][0]["timeouts"]["idle_ms"] = json!(300);
+    let gateway = Gateway::start_with(&config);
+    let mut client = gateway.h2().await;
+    let response = client.send_request(get("/")).await.unwrap();
+    gateway.counts(&["mitu_http_errors_total", "client_closed"], 1.0).await;
+    assert!(response.into_body().collect().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_waits_for_its_upstream_is_not_idle() {
+    let upstream = backend(|mut stream, _| async move {
+        read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        stream.write_all(b"def").await.unwrap();
+    })
+    .await;
+    let mut config = config(to_app(), app(&[upstream]));
+    config["listeners"][0]["timeouts"]["idle_ms"] = json!(300);
+    let gateway = Gateway::start_with(&config);
+    let response = gateway.h2().await.send_request(get("/")).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "abcdef");
+}

@@ -79,3 +79,21 @@ async fn an_upstream_may_decline() {
     assert_eq!(response.status, 200);
     assert!(response.text().contains("upgrade: websocket"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_websocket_is_passed_on() {
+    let gateway = Gateway::start(to_app(), app(&[crate::harness::echo().await]));
+    for request in [
+        // Further requests could hide in what is taken for one.
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket, h2c\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+        "GET / HTTP/1.0\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\nx",
+    ] {
+        let response = gateway.ask(request).await;
+        assert_eq!(response.status, 200, "{request}");
+        let head = response.text();
+        assert!(!head.contains("upgrade") && !head.contains("http2-settings"), "{request}: {head}");
+    }
+}

@@ -277,6 +277,9 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Some(stream) = &mut this.stream {
+            stream.asked();
+        }
         let frame = match &mut this.inner {
             Inner::Empty | Inner::Upgrade(_) => None,
             Inner::Full(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
@@ -291,6 +294,9 @@ impl Body for ResponseBody {
                 None
             }
             Some(Ok(frame)) => {
+                if let Some(stream) = &mut this.stream {
+                    stream.gave();
+                }
                 if let Some(data) = frame.data_ref() {
                     this.account.sent(data.len() as u64);
                     if this.is_end_stream() {

@@ -28,8 +28,8 @@ pub struct Incoming {
     pub headers: HeaderMap,
     pub body: RequestBody,
     pub expect: Expect,
-    /// HTTP/1.0 does without.
-    pub needs_host: bool,
+    /// HTTP/1.0 does without a host, and without upgrades.
+    pub http10: bool,
 }
 
 /// Answers a request. Dropping the future abandons it, and the upstream's part with it.
@@ -96,7 +96,7 @@ async fn answer(
 
     validate::method(&request.method)?;
     validate::target(&request.method, &request.uri)?;
-    validate::host(&request.uri, &mut request.headers, request.needs_host)?;
+    validate::host(&request.uri, &mut request.headers, !request.http10)?;
     if request.expect == Expect::Other {
         return Err(Reason::ExpectationFailed);
     }
@@ -130,8 +130,15 @@ async fn answer(
             if let Some(host) = route.filters.host() {
                 request.headers.insert(header::HOST, host.clone());
             }
-            let proxied =
-                Proxy { downstream, upstream, timeout: *timeout, hop, target: &target, expect: request.expect };
+            let proxied = Proxy {
+                downstream,
+                upstream,
+                timeout: *timeout,
+                hop,
+                target: &target,
+                expect: request.expect,
+                http10: request.http10,
+            };
             let answered = proxied.run(&request.method, &mut request.headers, &mut request.body, account, timer).await;
             // A body that failed explains whatever the upstream made of it.
             let answered = match account.body_failed() {
@@ -179,6 +186,12 @@ fn target<'a>(uri: &'a Uri, path: Cow<'a, str>, route: &Route) -> Cow<'a, str> {
     }
 }
 
+/// Whether a protocol is one that may go through unseen. With `h2c` a client would send further requests past the
+/// routes and filters, inside what was taken for one connection.
+fn is_relayed(protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+}
+
 /// A request that an upstream is to answer.
 struct Proxy<'a> {
     downstream: &'a Downstream,
@@ -187,6 +200,7 @@ struct Proxy<'a> {
     hop: Hop,
     target: &'a str,
     expect: Expect,
+    http10: bool,
 }
 
 impl Proxy<'_> {
@@ -198,8 +212,11 @@ impl Proxy<'_> {
         account: &mut Account,
         timer: &mut LazyTimer,
     ) -> Result<Answered, Reason> {
-        // h2 has no upgrade, and a request with a body cannot change the protocol before the body has ended.
-        let upgrade = self.hop.upgrade.filter(|_| self.downstream.version == Version::H1 && body.is_empty());
+        let upgrade = self.hop.upgrade.filter(|protocol| {
+            // h2 has no upgrade, and with a body under way the protocol cannot change.
+            let possible = self.downstream.version == Version::H1 && !self.http10 && body.is_empty();
+            possible && is_relayed(protocol)
+        });
         if let Some(protocol) = &upgrade {
             headers.insert(header::UPGRADE, protocol.clone());
         }

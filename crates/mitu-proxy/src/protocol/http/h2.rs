@@ -2,13 +2,14 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::Incoming as HyperBody;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
@@ -23,7 +24,7 @@ use super::exchange::{Incoming, exchange, refuse};
 use super::h1::head::Expect;
 use super::timer::LazyTimer;
 use super::{Downstream, DownstreamError, validate};
-use crate::config::Limits;
+use crate::config::{Limits, Timeouts};
 use crate::respond::Audience;
 
 /// Streams that a client may reset before they are looked at, and errors it may cause, before the connection is closed
@@ -36,39 +37,73 @@ const CONNECTION_WINDOW: u32 = 4;
 
 /// How busy the connection is, as its streams tell.
 #[derive(Debug)]
-pub struct Activity {
+struct Activity {
     opened: Instant,
     streams: AtomicUsize,
-    /// Milliseconds from `opened` to when the last stream ended.
-    quiet_since: AtomicU64,
-}
-
-/// A stream in progress.
-#[derive(Debug)]
-pub struct Stream(Arc<Activity>);
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        let now = u64::try_from(self.0.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.quiet_since.store(now, Ordering::Relaxed);
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// Streams with something for the client, which does not take it.
+    stalled: AtomicUsize,
+    /// Milliseconds from `opened` to when a stream last moved, or ended.
+    moved: AtomicU64,
 }
 
 impl Activity {
-    fn begin(self: &Arc<Self>) -> Stream {
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        Stream(self.clone())
+    fn new() -> Arc<Self> {
+        let (streams, stalled, moved) = Default::default();
+        Arc::new(Self { opened: Instant::now(), streams, stalled, moved })
     }
 
-    /// When the connection will have been quiet for `idle`, if nothing more happens.
-    fn deadline(&self, idle: Duration) -> Instant {
-        let quiet_since = if self.streams.load(Ordering::Relaxed) > 0 {
-            Instant::now()
-        } else {
-            self.opened + Duration::from_millis(self.quiet_since.load(Ordering::Relaxed))
-        };
-        quiet_since + idle
+    fn begin(self: &Arc<Self>) -> Stream {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        self.mark();
+        Stream { activity: self.clone(), stalled: false }
+    }
+
+    fn mark(&self) {
+        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(now, Ordering::Relaxed);
+    }
+
+    /// When to give the connection up if nothing more happens: soon when it is idle or its client does not read, later
+    /// when it waits for an upstream.
+    fn deadline(&self, timeouts: &Timeouts) -> Instant {
+        let waiting = self.streams.load(Ordering::Relaxed) > 0 && self.stalled.load(Ordering::Relaxed) == 0;
+        let patience = if waiting { timeouts.relay_idle_ms } else { timeouts.idle_ms };
+        self.opened + Duration::from_millis(self.moved.load(Ordering::Relaxed) + patience)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// A stream in progress, seen from its response's body.
+#[derive(Debug)]
+pub struct Stream {
+    activity: Arc<Activity>,
+    stalled: bool,
+}
+
+impl Stream {
+    /// The body was asked for more: the client has taken what it was given.
+    pub fn asked(&mut self) {
+        if std::mem::take(&mut self.stalled) {
+            self.activity.stalled.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The body has something for the client.
+    pub fn gave(&mut self) {
+        self.activity.mark();
+        self.stalled = true;
+        self.activity.stalled.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.asked();
+        self.activity.mark();
+        self.activity.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -91,9 +126,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let listener = downstream.connection.listener.clone();
-    let idle = Duration::from_millis(listener.timeouts.idle_ms);
-    let activity =
-        Arc::new(Activity { opened: Instant::now(), streams: AtomicUsize::new(0), quiet_since: AtomicU64::new(0) });
+    let activity = Activity::new();
     let mut drain = downstream.connection.drain.clone();
     let service = service_fn({
         let activity = activity.clone();
@@ -106,25 +139,37 @@ where
     let mut draining = pin!(drain.started());
     let mut closing = false;
     let mut timer = LazyTimer::default();
-    let served = poll_fn(|context| {
+    poll_fn(|context| {
         loop {
             if let Poll::Ready(result) = connection.as_mut().poll(context) {
-                return Poll::Ready(result);
+                return Poll::Ready(result.map_err(DownstreamError::from));
             }
-            if closing {
-                return Poll::Pending;
+            let expired = timer.poll(context, activity.deadline(&listener.timeouts)).is_ready();
+            if expired && (closing || !activity.is_idle()) {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut).into()));
             }
-            let idle_for_long = timer.poll(context, activity.deadline(idle)).is_ready();
-            if !idle_for_long && draining.as_mut().poll(context).is_pending() {
+            if closing || !(expired || draining.as_mut().poll(context).is_ready()) {
                 return Poll::Pending;
             }
             // GOAWAY; streams in progress are finished.
             closing = true;
+            activity.mark();
             connection.as_mut().graceful_shutdown();
         }
     })
-    .await;
-    served.map_err(DownstreamError::from)
+    .await
+}
+
+/// Clients may send one cookie a field; outside h2 they are one field (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    if crumbs.nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 async fn serve_stream(
@@ -148,8 +193,9 @@ async fn serve_stream(
             Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Expect::Other,
             _ => Expect::Nothing,
         };
+        join_cookies(&mut headers);
         let body = RequestBody::h2(body, limits.request_body_bytes);
-        let incoming = Incoming { method: parts.method, uri: parts.uri, headers, body, expect, needs_host: true };
+        let incoming = Incoming { method: parts.method, uri: parts.uri, headers, body, expect, http10: false };
         exchange(downstream, incoming, &mut LazyTimer::default()).await
     };
     response.body_mut().during(stream);

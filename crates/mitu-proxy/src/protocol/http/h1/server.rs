@@ -288,7 +288,7 @@ where
     let client = Client { method: method.clone(), http11, keep_alive };
     let limits = &downstream.connection.listener.limits;
     let (mut held, body) = hold(transport, framing, expect == Expect::Continue && http11, head_limits, limits);
-    let request = Incoming { method, uri, headers, body, expect, needs_host: http11 };
+    let request = Incoming { method, uri, headers, body, expect, http10: !http11 };
     let response = {
         let mut exchange = pin!(exchange(downstream, request, timer));
         poll_fn(|context| match exchange.as_mut().poll(context) {
