@@ -100,10 +100,8 @@ def test_nobody_can_claim_an_identity_over_h2(gateway: Gateway, authority: Autho
 def test_without_a_certificate(
     gateway: Gateway, authority: Authority, name: str, version: ssl.TLSVersion
 ) -> None:
-    error = until_alert(gateway.address(name), context(authority.certificate, version=version))
-    # TLS 1.2 has no alert for it.
-    expected = {TLS12: "SSLV3_ALERT_HANDSHAKE_FAILURE", TLS13: "TLSV13_ALERT_CERTIFICATE_REQUIRED"}
-    assert error.reason == expected[version]
+    alert = until_alert(gateway.address(name), context(authority.certificate, version=version))
+    assert alert == "certificate required"
     failures = gateway.metric("mitu_tls_handshake_failures_total", listener=name, reason="client_certificate_missing")
     assert failures >= 1
 
@@ -114,13 +112,13 @@ def test_a_strangers_certificate(
     gateway: Gateway, authority: Authority, stranger: Pair, name: str, version: ssl.TLSVersion
 ) -> None:
     tls = context(authority.certificate, identity=stranger, version=version)
-    assert until_alert(gateway.address(name), tls).reason == "TLSV1_ALERT_UNKNOWN_CA"
+    assert until_alert(gateway.address(name), tls) == "unknown ca"
 
 
 def test_a_servers_certificate_is_no_identity(gateway: Gateway, authority: Authority) -> None:
     server = authority.issue("posing", EDGE_NAMES)
-    error = until_alert(gateway.address("required"), context(authority.certificate, identity=server))
-    assert error.reason in ("SSLV3_ALERT_UNSUPPORTED_CERTIFICATE", "SSLV3_ALERT_BAD_CERTIFICATE")
+    alert = until_alert(gateway.address("required"), context(authority.certificate, identity=server))
+    assert alert in ("unsupported certificate", "bad certificate")
 
 
 @pytest.mark.needs("curl")

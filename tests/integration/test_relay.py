@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
@@ -15,7 +16,7 @@ import pytest
 
 from support import proxy_protocol
 from support.certificates import Authority, Pair
-from support.client import Http1, connect, context
+from support.client import Http1, client_hello, connect, context
 from support.gateway import Gateway, configuration, health, listener, to_app, upstream
 from support.net import eventually, free_port
 from support.servers import Loop, Reader, Server, Writer, echo
@@ -190,7 +191,7 @@ def test_the_upstream_may_finish_first(gateway: Gateway, authority: Authority, r
         eventually(lambda: relayed.ended == ["heard but I go on"])
 
 
-def test_a_stuck_upstream_stops_the_client(gateway: Gateway, authority: Authority) -> None:
+def test_a_stuck_upstream_stops_the_client(gateway: Gateway, authority: Authority, relayed: Relayed) -> None:
     before = gateway.program.resident()
     with open_relay(gateway, authority, "stuck") as stream:
         stream.settimeout(1)
@@ -199,7 +200,9 @@ def test_a_stuck_upstream_stops_the_client(gateway: Gateway, authority: Authorit
             while sent < 64 << 20:
                 sent += stream.send(b"x" * 65536)
         assert sent < 64 << 20
-    assert gateway.program.resident() - before < 8 << 20
+        assert gateway.program.resident() - before < 8 << 20
+        # A client that goes away behind what is not taken stays unseen until something moves.
+        relayed.servers["stuck"].stop()
 
 
 def test_an_upstream_that_cannot_be_reached_ends_the_connection(gateway: Gateway, authority: Authority) -> None:
@@ -320,14 +323,23 @@ class TestProxyProtocolFromTheClient:
         self, gateway: Gateway, authority: Authority, header: bytes
     ) -> None:
         before = gateway.metric("mitu_tls_handshake_failures_total", listener="behind")
-        with pytest.raises((ssl.SSLError, ConnectionError, TimeoutError)):
-            self.open(gateway, authority, header, "http/1.1").close()
-        eventually(lambda: gateway.metric("mitu_tls_handshake_failures_total", listener="behind") == before + 1)
+        with socket.create_connection(gateway.address("behind"), timeout=5) as stream:
+            stream.sendall(header + client_hello(context(authority.certificate)))
+            assert Http1(stream).closed(), "something was answered"
+        assert eventually(
+            lambda: gateway.metric("mitu_tls_handshake_failures_total", listener="behind") == before + 1
+        )
 
     def test_nobody_elses_header_is_read(self, gateway: Gateway, authority: Authority) -> None:
         header = proxy_protocol.make(self.SOURCE, self.DESTINATION)
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            self.open(gateway, authority, header, "http/1.1", name="elsewhere").close()
+        with socket.create_connection(gateway.address("elsewhere"), timeout=5) as stream:
+            stream.sendall(header + client_hello(context(authority.certificate)))
+            # An alert in the clear at most: the header was taken for a TLS record, and is none.
+            answer = b""
+            with contextlib.suppress(ConnectionError):
+                while piece := stream.recv(100):
+                    answer += piece
+            assert answer[:1] in (b"", b"\x15")
         with connect(gateway.address("elsewhere"), context(authority.certificate)) as stream:
             assert '["x-forwarded-for", "127.0.0.1"]' in Http1(stream).request("/").body.decode()
 
@@ -336,15 +348,16 @@ def half_close(stream: ssl.SSLSocket) -> None:
     """Ends this side with close_notify; reading goes on."""
     timeout = stream.gettimeout()
     stream.settimeout(0)
-    # It would wait for the peer's close_notify, which is none of its business yet.
-    with pytest.raises(ssl.SSLWantReadError):
+    # It would wait for the peer's close_notify, which may be long in coming.
+    with contextlib.suppress(ssl.SSLWantReadError):
         stream.unwrap()
     stream.settimeout(timeout)
 
 
 def read_all(stream: ssl.SSLSocket) -> bytes:
+    """All until the peer's close_notify; SSLError when the connection ends without it."""
     pieces = []
-    while piece := stream.recv(1 << 16):
-        pieces.append(piece)
+    with contextlib.suppress(ssl.SSLZeroReturnError):  # What recv says of the end once this side has ended.
+        while piece := stream.recv(1 << 16):
+            pieces.append(piece)
     return b"".join(pieces)
-

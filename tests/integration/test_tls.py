@@ -9,7 +9,7 @@ import pytest
 from support.certificates import Authority, Pair
 from support.client import Http1, connect, context, until_alert
 from support.gateway import Gateway, configuration, health, listener, to_app, upstream
-from support.openssl import s_client
+from support.openssl import negotiate, s_client
 from support.servers import Loop, Server, echo
 
 from .conftest import Start
@@ -66,15 +66,17 @@ def test_versions(gateway: Gateway, authority: Authority, name: str, version: ss
             assert stream.version() == {TLS12: "TLSv1.2", TLS13: "TLSv1.3"}[version]
             assert Http1(stream).request("/health").body == b'{"ok":true}'
     else:
-        assert until_alert(gateway.address(name), tls).reason == "TLSV1_ALERT_PROTOCOL_VERSION"
+        assert until_alert(gateway.address(name), tls) == "protocol version"
 
 
 @pytest.mark.needs("openssl")
 @pytest.mark.parametrize("flag", ["-tls1", "-tls1_1"])
 def test_old_versions_are_refused(gateway: Gateway, authority: Authority, flag: str) -> None:
-    # Level 0 lets this client offer what it would not by itself.
-    done = s_client(gateway.address(), authority.certificate, flag, "-cipher", "ALL:@SECLEVEL=0")
-    assert "alert protocol version" in done.stdout
+    # Level 0 lets this client offer what it would not by itself. Its ClientHello lacks signature algorithms, which
+    # rustls finds first.
+    text = negotiate(gateway.address(), authority.certificate, flag, "-cipher", "ALL:@SECLEVEL=0")
+    assert "alert protocol version" in text or "alert handshake failure" in text
+    assert "no peer certificate available" in text
 
 
 @pytest.mark.needs("openssl")
@@ -102,7 +104,7 @@ class TestPerProtocol:
     def test_tls12(self, gateway: Gateway, authority: Authority, offer: str, accepted: bool) -> None:
         tls = context(authority.certificate, [offer], version=TLS12)
         if not accepted:
-            assert until_alert(gateway.address("mixed"), tls).reason == "TLSV1_ALERT_PROTOCOL_VERSION"
+            assert until_alert(gateway.address("mixed"), tls) == "protocol version"
             return
         with connect(gateway.address("mixed"), tls) as stream:
             assert (stream.version(), stream.selected_alpn_protocol()) == ("TLSv1.2", offer)
@@ -112,9 +114,9 @@ class TestPerProtocol:
     @pytest.mark.needs("openssl")
     @pytest.mark.parametrize(("offer", "asked"), [("h2", False), ("http/1.1", False), ("mqtt", True)])
     def test_certificates_are_asked_for(self, gateway: Gateway, authority: Authority, offer: str, asked: bool) -> None:
-        done = s_client(gateway.address("mixed"), authority.certificate, "-alpn", offer, request=b"")
-        assert f"ALPN protocol: {offer}" in done.stdout
-        assert ("Acceptable client certificate CA names" in done.stdout) == asked
+        text = negotiate(gateway.address("mixed"), authority.certificate, "-alpn", offer)
+        assert f"ALPN protocol: {offer}" in text
+        assert ("Acceptable client certificate CA names" in text) == asked
 
     def test_identity_of_a_relayed_client(self, gateway: Gateway, authority: Authority) -> None:
         device = authority.issue("device-7", common_name="device-7", client=True)
@@ -141,8 +143,7 @@ class TestServerNames:
         tls.check_hostname = False
         with connect(gateway.address(), tls, name=name) as stream:
             assert stream.getpeercert(binary_form=True) == der(edge)
-        error = until_alert(gateway.address("strict"), tls, name=name)
-        assert error.reason == "TLSV1_UNRECOGNIZED_NAME"
+        assert until_alert(gateway.address("strict"), tls, name=name) == "unrecognized name"
 
     def test_refusals_are_counted(self, gateway: Gateway, authority: Authority) -> None:
         before = gateway.metric("mitu_tls_handshake_failures_total", listener="strict", reason="unrecognized_name")

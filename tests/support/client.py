@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import socket
 import ssl
 import time
@@ -44,6 +46,15 @@ def connect(
     except BaseException:
         tcp.close()
         raise
+
+
+def client_hello(tls: ssl.SSLContext, name: str = "localhost") -> bytes:
+    """The first record that such a client sends."""
+    outgoing = ssl.MemoryBIO()
+    client = tls.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
 
 
 @dataclass
@@ -179,15 +190,18 @@ class Http1:
         return fields
 
 
-def until_alert(address: Address, tls: ssl.SSLContext, *, name: str | None = "localhost") -> ssl.SSLError:
-    """The error that ends a handshake which must fail, also where TLS 1.3 tells it only on the first read."""
+def until_alert(address: Address, tls: ssl.SSLContext, *, name: str | None = "localhost") -> str:
+    """The alert (`unknown ca`) that ends a handshake, also where TLS 1.3 tells it only on the first read."""
     try:
         with connect(address, tls, name=name) as stream:
             stream.settimeout(5)
             stream.recv(1)
             raise AssertionError(f"the handshake was accepted: {stream.version()}, {stream.selected_alpn_protocol()}")
     except ssl.SSLError as error:
-        return error
+        # Python knows not every alert by name, but OpenSSL's text has them all.
+        found = re.search(r"(?:sslv3|tlsv1|tlsv13) (?:alert )?(.+?) \(_ssl", str(error))
+        assert found is not None, error
+        return found[1]
 
 
 def drip(stream: socket.socket, data: bytes, every: float, limit: float) -> float:

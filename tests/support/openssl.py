@@ -19,6 +19,12 @@ def command(address: Address, ca: Path, *flags: str | Path, name: str | None = "
     return [*base, *map(str, flags)]
 
 
+def negotiate(address: Address, ca: Path, *flags: str | Path, name: str | None = "localhost") -> str:
+    """Handshake and nothing more: what s_client says of it."""
+    done = run(command(address, ca, *flags, name=name), timeout=20)
+    return (done.stdout + done.stderr).decode(errors="replace")
+
+
 def s_client(
     address: Address, ca: Path, *flags: str | Path, name: str | None = "localhost", request: bytes = REQUEST
 ) -> subprocess.CompletedProcess[str]:

@@ -24,6 +24,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.servers: list[Server] = []
         self._thread = threading.Thread(target=self.loop.run_forever, name="test-servers", daemon=True)
         self._thread.start()
 
@@ -34,6 +35,10 @@ class Loop:
         return self.submit(work).result(timeout)
 
     def close(self) -> None:
+        """Stop every server and the thread."""
+        for server in self.servers:
+            server.stop()
+
         async def cancel() -> None:
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
@@ -63,6 +68,7 @@ class Server:
         self._open: set[Writer] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
+        loop.servers.append(self)
         self.start()
 
     @property

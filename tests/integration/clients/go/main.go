@@ -96,6 +96,9 @@ func transport(protocol, connect string, close bool, roots *x509.CertPool) *http
 			return dialer.DialContext(ctx, network, connect)
 		}
 	}
+	if protocol == "h1" {
+		made.TLSClientConfig.NextProtos = []string{"http/1.1"}
+	}
 	made.Protocols = new(http.Protocols)
 	made.Protocols.SetHTTP1(protocol == "h1")
 	made.Protocols.SetHTTP2(protocol == "h2")

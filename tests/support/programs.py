@@ -1,0 +1,90 @@
+"""`python -m support.programs list | install`: the programs that tests run, and how to get those that are missing.
+
+`list` names them, with the tests that wait; `install` gets them, as root with apt-get. Versions are Debian's, so that
+what is tested against is what people have.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CARGO_DENY = "0.20.2"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A program, or with `library` a Python module, and how to get it."""
+
+    name: str
+    package: str = ""
+    """The Debian package; without one, `get` says what to do."""
+    command: Sequence[str] = ()
+    """What installs it where no package does."""
+    get: str = ""
+
+    @property
+    def advice(self) -> str:
+        return self.get or (f"apt-get install {self.package}" if self.package else " ".join(self.command))
+
+    def found(self) -> bool:
+        return which(self.name) is not None
+
+
+WANTED = {
+    one.name: one
+    for one in (
+        Wanted("curl", "curl"),
+        Wanted("openssl", "openssl"),
+        Wanted("h2load", "nghttp2-client"),
+        Wanted("wrk", "wrk"),
+        Wanted("mosquitto", "mosquitto"),
+        Wanted("mosquitto_pub", "mosquitto-clients"),
+        Wanted("chromium", "chromium"),
+        Wanted("nginx", "nginx-light"),
+        Wanted("haproxy", "haproxy"),
+        Wanted("go", get="install Go 1.24 or newer from https://go.dev/dl"),
+        Wanted("node", get="install Node.js 20 or newer from https://nodejs.org"),
+        Wanted("cargo-deny", command=("cargo", "install", "--locked", f"cargo-deny@{CARGO_DENY}")),
+    )
+}
+
+
+def which(name: str) -> str | None:
+    """The program's path, also where only root looks for it."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
+
+
+def missing() -> list[Wanted]:
+    return [one for one in WANTED.values() if not one.found()]
+
+
+def show() -> int:
+    """Names what is missing. Never an error: the tests that wait for it say so when they are skipped."""
+    for one in missing():
+        print(f"{one.name} is missing, and the tests that need it will be skipped: {one.advice}")
+    return 0
+
+
+def install() -> int:
+    """Gets what can be had; the exit code says whether all of it could."""
+    packages = [one.package for one in missing() if one.package]
+    if packages and os.geteuid() == 0 and shutil.which("apt-get"):
+        # The programs are wanted, not the services that their packages would start.
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        get = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
+        subprocess.run([*get, "update"], env=environment, check=False)
+        subprocess.run([*get, "install", "--no-install-recommends", *packages], env=environment, check=False)
+    for one in missing():
+        if one.command and shutil.which(one.command[0]):
+            subprocess.run(one.command, check=False)
+    show()
+    return 1 if missing() else 0
+
+
+if __name__ == "__main__":
+    sys.exit({"list": show, "install": install}[sys.argv[1]]())
