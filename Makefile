@@ -1,0 +1,83 @@
+# The tasks of people who work on mitu; `make` alone lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+
+.PHONY: help setup build demo test test-rust test-python lint lint-rust lint-python fmt bench peers docs wheel lock ci clean
+
+help: ## List the tasks.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
+
+# The virtual environment, made anew when its list changes.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("mitu needs Python 3.11 or newer; name one with PYTHON=…") if sys.version_info < (3, 11) else 0'
+	@command -v cargo >/dev/null || { echo "cargo is missing: get Rust 1.88 or newer from https://rustup.rs" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	touch $@
+
+setup: $(VENV)/.ready ## Make the virtual environment, and get the programs that tests use (as root in CI; else name them).
+	@PYTHONPATH=tests $(BIN)/python -m support.programs $(if $(CI),install,list)
+
+build: $(VENV)/.ready ## Build the data plane and install mitu into the virtual environment.
+	$(BIN)/maturin develop --quiet
+
+demo: build ## Serve every protocol on one port, and show one request on each.
+	@$(BIN)/python -m examples.demo
+
+test: setup build test-rust test-python ## Run every test.
+
+test-rust: ## Run the Rust tests.
+	cargo test --quiet --workspace --exclude mitu-python
+
+test-python: build ## Run the Python tests.
+	$(BIN)/pytest
+
+lint: lint-rust lint-python ## Check everything that can be checked without running it.
+
+lint-rust: $(VENV)/.ready
+	cargo fmt --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	@$(BIN)/python -m tools.audit rust
+
+lint-python: build
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest mitu._native
+	@$(BIN)/python -m tools.audit python
+
+fmt: $(VENV)/.ready ## Format everything.
+	cargo fmt
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+
+peers: $(VENV)/.ready ## Get nginx, HAProxy, Envoy, Caddy and the Go server for the benchmarks.
+	$(BIN)/python -m benchmarks.peers install
+
+bench: peers ## Measure mitu beside its peers (`make bench ARGS=--quick`: a few minutes).
+	$(BIN)/maturin develop --quiet --release
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: build ## Write docs/reference anew from the models.
+	$(BIN)/python -m mitu.config.reference
+
+wheel: $(VENV)/.ready ## Build the wheel into dist/.
+	$(BIN)/maturin build --release --out dist
+
+lock: $(VENV)/.ready ## Write constraints.txt anew from the newest versions that pyproject.toml allows.
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --group dev .
+	$(BIN)/python -m pip freeze --exclude mitu > constraints.txt
+
+ci: test lint ## What CI runs.
+
+clean: ## Remove what the other tasks made.
+	rm -rf $(VENV) target dist .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What the Makefile runs that needs more than a line."""
