@@ -61,9 +61,7 @@ def test_a_renewed_pair_is_served(running: Gateway, authority: Authority, pair: 
     assert eventually(lambda: problem(running) == "")
 
 
-def test_a_pair_behind_a_swapped_link_is_served(
-    gateway: Start, authority: Authority, tmp_path: Path
-) -> None:
+def test_a_pair_behind_a_swapped_link_is_served(gateway: Start, authority: Authority, tmp_path: Path) -> None:
     """As Kubernetes mounts secrets: a link to a folder, replaced whole."""
     for name in ("one", "two"):
         folder = tmp_path / name

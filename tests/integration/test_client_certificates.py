@@ -97,9 +97,7 @@ def test_nobody_can_claim_an_identity_over_h2(gateway: Gateway, authority: Autho
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])
 @pytest.mark.parametrize("name", ["required", "by-protocol"])
-def test_without_a_certificate(
-    gateway: Gateway, authority: Authority, name: str, version: ssl.TLSVersion
-) -> None:
+def test_without_a_certificate(gateway: Gateway, authority: Authority, name: str, version: ssl.TLSVersion) -> None:
     alert = until_alert(gateway.address(name), context(authority.certificate, version=version))
     assert alert == "certificate required"
     failures = gateway.metric("mitu_tls_handshake_failures_total", listener=name, reason="client_certificate_missing")

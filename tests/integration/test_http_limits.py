@@ -225,9 +225,7 @@ class TestFailures:
             ("/faulty/endless-head", 502, "bad_response"),
         ],
     )
-    def test_before_the_response(
-        self, gateway: Gateway, client: Http1, path: str, status: int, reason: str
-    ) -> None:
+    def test_before_the_response(self, gateway: Gateway, client: Http1, path: str, status: int, reason: str) -> None:
         response = client.request(path)
         assert (response.status, response.body.decode().split(": ")[1].strip()) == (status, reason)
         line = logged(gateway, path)

@@ -326,9 +326,7 @@ class TestProxyProtocolFromTheClient:
         with socket.create_connection(gateway.address("behind"), timeout=5) as stream:
             stream.sendall(header + client_hello(context(authority.certificate)))
             assert Http1(stream).closed(), "something was answered"
-        assert eventually(
-            lambda: gateway.metric("mitu_tls_handshake_failures_total", listener="behind") == before + 1
-        )
+        assert eventually(lambda: gateway.metric("mitu_tls_handshake_failures_total", listener="behind") == before + 1)
 
     def test_nobody_elses_header_is_read(self, gateway: Gateway, authority: Authority) -> None:
         header = proxy_protocol.make(self.SOURCE, self.DESTINATION)

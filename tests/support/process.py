@@ -14,9 +14,7 @@ from typing import Self
 class Program:
     """A running program whose output goes to a file."""
 
-    def __init__(
-        self, command: Sequence[object], log: Path, *, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, command: Sequence[object], log: Path, *, environment: Mapping[str, str] | None = None) -> None:
         self.command = [str(word) for word in command]
         self.log_file = log
         with log.open("ab") as output:
@@ -72,9 +70,7 @@ class Program:
         self.stop()
 
 
-def run(
-    command: Sequence[object], *, timeout: float = 60, stdin: bytes = b""
-) -> subprocess.CompletedProcess[bytes]:
+def run(command: Sequence[object], *, timeout: float = 60, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Runs a client to its end; its exit code is the caller's to judge."""
     words = [str(word) for word in command]
     return subprocess.run(words, input=stdin, capture_output=True, timeout=timeout, check=False)
