@@ -2,6 +2,8 @@
 
 from typing import final
 
+__all__ = ["NativeError", "Server", "start", "validate", "version"]
+
 class NativeError(Exception):
     """The data plane refused a configuration or could not bind a socket; nothing has changed."""
 
