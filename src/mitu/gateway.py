@@ -10,10 +10,12 @@ Python compiles the configuration; the data plane (`mitu._native`) makes it live
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,15 +24,17 @@ from mitu import _native
 from mitu.certificates import describe
 from mitu.config.compile import Compiled, compile_runtime, python_handlers
 from mitu.config.load import load_config
-from mitu.config.model import Config
+from mitu.config.model import Config, Secret
 from mitu.config.resolve import resolved
 from mitu.errors import ConfigError, MituError, ReloadError, StartError
 from mitu.handlers import HandlerServers
+from mitu.watch import named_files
 
 DRAIN_TIMEOUT = 30.0
 """Seconds that connections may take to finish once a drain has begun."""
 
 _DRAIN_POLL = 0.02
+_TOKEN_LENGTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +43,17 @@ class Loaded:
 
     config: Config
     compiled: Compiled
+    token: str | None = field(repr=False)
+    """What `admin.token` is, or its file held."""
     digest: str
-    """SHA-256 of the runtime configuration and all key material: equal digests behave alike."""
+    """SHA-256 of the runtime configuration, all key material and the process's settings: equal ones behave alike."""
     at: float
     """Unix time."""
 
     @classmethod
     def of(cls, config: Config, compiled: Compiled) -> Loaded:
-        return cls(config, compiled, digest(compiled), time.time())
+        token = None if config.admin.token is None else _reveal(config.admin.token)
+        return cls(config, compiled, token, digest(compiled, config, token), time.time())
 
 
 @dataclass(slots=True)
@@ -62,20 +69,31 @@ class Reloads:
 
 
 class Gateway:
-    """A gateway in this process. `config`: a configuration file's path, or a `Config` built in code.
+    """A gateway in this process, to be started once. `config`: a configuration file's path, or one built in code.
 
     `inherited`: file descriptors of listening sockets by listener name (systemd), which the gateway takes over.
+    `admit`: called with each new configuration before it becomes live; it may refuse it with a ReloadError.
     """
 
-    def __init__(self, config: str | Path | Config, *, inherited: Mapping[str, list[int]] | None = None) -> None:
+    def __init__(
+        self,
+        config: str | Path | Config,
+        *,
+        inherited: Mapping[str, list[int]] | None = None,
+        admit: Callable[[Config], None] | None = None,
+    ) -> None:
         self._source = config
         self._inherited = {name: list(fds) for name, fds in (inherited or {}).items()}
+        self._admit = admit
         self._handlers = HandlerServers()
         self._reloading = asyncio.Lock()
-        self._stopped = asyncio.Event()
         self._server: _native.Server | None = None
         self._live: Loaded | None = None
-        self._draining = False
+        self._tried: Config | None = None
+        self._started = self._draining = False
+        self._stopping: asyncio.Task[None] | None = None
+        self._stopped = asyncio.Event()
+        self._cut_off = 0
         self.reloads = Reloads()
 
     async def __aenter__(self) -> Self:
@@ -86,26 +104,33 @@ class Gateway:
         await self.drain()
 
     async def start(self) -> None:
-        """Begin to serve. ConfigError or StartError when that cannot be; nothing is left open then."""
-        config = await asyncio.to_thread(_load, self._source)
+        """Begin to serve. ConfigError, HandlerError or StartError when that cannot be; nothing is left open then."""
+        if self._started:
+            raise StartError("a gateway can be started only once")
+        self._started = True
         try:
-            compiled = await self._compile(config)
-            self._server = await asyncio.to_thread(
-                _native.start, compiled.runtime, compiled.secrets, self._inherited
-            )
-        except _native.NativeError as error:
-            await self._handlers.close()
+            self._live = await self._load(self._source)
+            compiled = self._live.compiled
+            inherited, self._inherited = self._inherited, {}
+            self._server = await asyncio.to_thread(_native.start, compiled.runtime, compiled.secrets, inherited)
+        except _Refused as error:
+            await self._abandon()
             raise StartError(str(error)) from error
         except BaseException:
-            await self._handlers.close()
+            await self._abandon()
             raise
-        self._live = Loaded.of(config, compiled)
         self.reloads.succeeded_at = self._live.at
+
+    async def _abandon(self) -> None:
+        self._live = None
+        for fd in (fd for fds in self._inherited.values() for fd in fds):
+            os.close(fd)
+        await self._handlers.close()
 
     async def reload(self, new: str | Path | Config | None = None) -> bool:
         """Make `new`, or the file as it now is, live for new connections. Whether anything changed.
 
-        ConfigError or ReloadError when it is refused: then everything stays as it was.
+        ConfigError, HandlerError or ReloadError when it is refused: then everything stays as it was.
         """
         async with self._reloading:
             source = self._source if new is None else new
@@ -124,51 +149,60 @@ class Gateway:
 
     async def _reload(self, source: str | Path | Config) -> bool:
         server = self._running()
-        config = await asyncio.to_thread(_load, source)
         try:
-            loaded = Loaded.of(config, await self._compile(config))
+            loaded = await self._load(source)
+            if self._admit is not None:
+                self._admit(loaded.config)
             changed = loaded.digest != self.live.digest
             if changed:
                 await asyncio.to_thread(server.reload, loaded.compiled.runtime, loaded.compiled.secrets)
-        except _native.NativeError as error:
+        except _Refused as error:
             raise ReloadError(str(error)) from error
-        else:
-            self._live = loaded
-        finally:
-            await self._handlers.keep(python_handlers(self.live.config))
+        self._live = loaded
         return changed
 
-    async def _compile(self, config: Config) -> Compiled:
+    async def _load(self, source: str | Path | Config) -> Loaded:
+        config = source if isinstance(source, Config) else await asyncio.to_thread(load_config, source)
+        self._tried = config
         sockets = await self._handlers.serve(python_handlers(config))
-        return await asyncio.to_thread(compile_runtime, config, sockets)
+        compiled = await asyncio.to_thread(compile_runtime, config, sockets)
+        return await asyncio.to_thread(Loaded.of, config, compiled)
 
     async def drain(self, timeout: float = DRAIN_TIMEOUT) -> bool:  # noqa: ASYNC109 - a bound, not a cancellation
         """Stop accepting, let connections finish for `timeout` seconds, then stop. Whether all of them finished."""
         server = self._server
-        if server is None or self._stopped.is_set():
+        if server is None:
             return True
         self._draining = True
         await asyncio.to_thread(server.drain)
         deadline = time.monotonic() + timeout
-        while (active := server.active()) and time.monotonic() < deadline and not self._stopped.is_set():
-            await asyncio.sleep(_DRAIN_POLL)
+        while server.active() and time.monotonic() < deadline and self._stopping is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), _DRAIN_POLL)
         await self.stop()
-        return active == 0
+        return self._cut_off == 0
 
     async def stop(self) -> None:
         """Close every connection at once."""
-        if self._server is not None and not self._stopped.is_set():
-            self._stopped.set()
-            await asyncio.to_thread(self._server.stop)
-            await self._handlers.close()
+        if self._server is None:
+            return
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(self._server))
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, server: _native.Server) -> None:
+        self._cut_off = server.active()
+        await asyncio.to_thread(server.stop)
+        await self._handlers.close()
+        self._stopped.set()
 
     async def serve_forever(self) -> None:
         """Wait until the gateway has been stopped or drained."""
         await self._stopped.wait()
 
-    def reopen_logs(self) -> None:
+    async def reopen_logs(self) -> None:
         """Open the access log's file anew, after logrotate has moved it."""
-        self._running().reopen_logs()
+        await asyncio.to_thread(self._running().reopen_logs)
 
     @property
     def live(self) -> Loaded:
@@ -176,6 +210,12 @@ class Gateway:
         if self._live is None:
             raise StartError("the gateway has not been started")
         return self._live
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """Every file that is live, or would be: one that made a reload fail is among them."""
+        tried = () if self._tried is None else named_files(self._tried)
+        return self.live.compiled.files.union(tried)
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -244,7 +284,7 @@ class Gateway:
                 if one.name in addresses
             ],
             "config": {
-                "file": None if document is None else str(document.file),
+                "file": None if document is None else str(document.file.absolute()),
                 "digest": live.digest,
                 "loaded_at": live.at,
                 "warnings": [str(one) for one in live.compiled.warnings],
@@ -264,16 +304,40 @@ class Gateway:
         return self._server
 
 
-def digest(compiled: Compiled) -> str:
-    """SHA-256 of a runtime configuration with its key material, in hex."""
-    whole = hashlib.sha256(compiled.runtime.encode())
-    for name, value in sorted(compiled.secrets.items()):
+def digest(compiled: Compiled, config: Config, token: str | None) -> str:
+    """SHA-256 of all that a gateway does by, in hex."""
+    process = {"admin": config.admin.model_dump(mode="json"), "logging": config.logging.model_dump(mode="json")}
+    parts = {
+        "runtime": compiled.runtime.encode(),
+        "process": json.dumps(process).encode(),
+        "token": (token or "").encode(),
+        **compiled.secrets,
+    }
+    whole = hashlib.sha256()
+    for name, value in sorted(parts.items()):
         whole.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(value).digest())
     return whole.hexdigest()
 
 
-def _load(source: str | Path | Config) -> Config:
-    return source if isinstance(source, Config) else load_config(source)
+class _TokenError(Exception):
+    """The admin endpoint's token cannot be read, or is none."""
+
+
+_Refused = (_native.NativeError, _TokenError)
+
+
+def _reveal(token: Secret) -> str:
+    try:
+        text = token.reveal()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise _TokenError(f"cannot read admin.token from {token.file}: {reason}") from error
+    except ValueError as error:
+        raise _TokenError(f"cannot read admin.token from {token.file}: it is not text") from error
+    if len(text) < _TOKEN_LENGTH:
+        advice = "make one with 'openssl rand -hex 32'"
+        raise _TokenError(f"admin.token is shorter than {_TOKEN_LENGTH} characters; {advice}")
+    return text
 
 
 def _reload_metrics(reloads: Reloads) -> str:

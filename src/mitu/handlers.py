@@ -28,6 +28,8 @@ log = logging.getLogger("mitu.handlers")
 
 Handler = Callable[..., Awaitable[None]]
 
+_BACKLOG = 1024
+
 
 @dataclass(slots=True)
 class _Served:
@@ -37,7 +39,10 @@ class _Served:
 
 
 class HandlerServers:
-    """The handlers that are being served, each on a socket of its own, through every reload that keeps them."""
+    """The handlers that are being served, each on a socket of its own.
+
+    One that a reload removes is served on: connections that began before the reload may only now come to it.
+    """
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -49,9 +54,6 @@ class HandlerServers:
 
     async def _serve(self, name: str) -> _Served:
         handler = load(name)
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="mitu-"))  # mode 0700
-        socket = self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.sock"
         tasks: set[asyncio.Task[None]] = set()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -61,16 +63,15 @@ class HandlerServers:
                 task.add_done_callback(tasks.discard)
             await _run(name, handler, reader, writer)
 
-        server = await asyncio.start_unix_server(accept, socket)
+        try:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="mitu-"))  # mode 0700
+            socket = self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.sock"
+            server = await asyncio.start_unix_server(accept, socket, backlog=_BACKLOG)
+        except OSError as error:
+            raise HandlerError(f"handler '{name}': cannot make its socket: {error.strerror or error}") from error
         self._served[name] = _Served(server, socket, tasks)
         return self._served[name]
-
-    async def keep(self, names: Iterable[str]) -> None:
-        """Stop accepting for all handlers but `names`; their open connections go on."""
-        for name in set(self._served) - set(names):
-            served = self._served.pop(name)
-            served.server.close()
-            served.socket.unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Stop all of them and end what is open."""
@@ -91,6 +92,8 @@ def load(name: str) -> Handler:
         found: Any = import_module(module)
     except ImportError as error:
         raise HandlerError(f"handler '{name}': {error}; install it, or add its folder to PYTHONPATH") from error
+    except Exception as error:
+        raise HandlerError(f"handler '{name}': importing '{module}' fails: {type(error).__name__}: {error}") from error
     for part in function.split("."):
         found = getattr(found, part, None)
     if not inspect.iscoroutinefunction(found):
@@ -98,18 +101,17 @@ def load(name: str) -> Handler:
     takes = len(inspect.signature(found).parameters)
     if takes not in (2, 3):
         raise HandlerError(f"handler '{name}' must take (reader, writer) or (reader, writer, connection)")
+    handler: Handler = found
     if takes == 3:
-        return found
+        return handler
 
     async def without_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: Connection) -> None:
-        await found(reader, writer)
+        await handler(reader, writer)
 
     return without_connection
 
 
-async def _run(
-    name: str, handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
+async def _run(name: str, handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         connection = await proxy_protocol.read(reader)
         await handler(reader, writer, connection)

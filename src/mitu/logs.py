@@ -11,7 +11,10 @@ from mitu.config.model import Logging
 
 
 def configure(settings: Logging) -> None:
-    """Set up the `mitu` loggers as the configuration wants them."""
+    """Set up the loggers of this process as the configuration wants them, again after a reload.
+
+    What asyncio and other libraries have to say comes in the same form, from warnings on.
+    """
     as_text = settings.format == "text" or (settings.format == "auto" and sys.stderr.isatty())
     handler: logging.Handler
     if as_text:
@@ -23,10 +26,10 @@ def configure(settings: Logging) -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonFormatter())
-    logger = logging.getLogger("mitu")
-    logger.handlers[:] = [handler]
-    logger.setLevel(settings.level.upper())
-    logger.propagate = False
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("mitu").setLevel(settings.level.upper())
 
 
 class JsonFormatter(logging.Formatter):

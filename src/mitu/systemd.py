@@ -1,7 +1,8 @@
-"""systemd: inherited sockets (sd_listen_fds(3)) and notifications (sd_notify(3)), both by their environment variables."""
+"""systemd: inherited sockets (sd_listen_fds(3)) and notifications (sd_notify(3)), told by environment variables."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -9,21 +10,27 @@ from collections.abc import Mapping, Sequence
 
 from mitu.errors import StartError
 
+log = logging.getLogger("mitu")
+
 _FIRST_FD = 3
+_SEND_TIMEOUT = 1.0
 
 
 def inherited(names: Sequence[str], environ: Mapping[str, str] = os.environ) -> dict[str, list[int]]:
     """The listening sockets that were handed over, by listener name. `names`: the configured listeners.
 
     A socket goes to the listener that its `FileDescriptorName=` names; a single listener takes them all. StartError
-    when a socket belongs to nobody: it would be held open and never be accepted from.
+    when a socket belongs to nobody, since it would be held open and never be accepted from, and when it is of a kind
+    that no listener can serve.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
-    count = int(environ.get("LISTEN_FDS", "0"))
+    count = environ.get("LISTEN_FDS", "")
+    if not count.isdecimal():
+        raise StartError(f"LISTEN_FDS is '{count}', not a number of sockets")
     told = environ.get("LISTEN_FDNAMES", "").split(":")
     found: dict[str, list[int]] = {}
-    for offset in range(count):
+    for offset in range(int(count)):
         told_name = told[offset] if offset < len(told) else ""
         name = told_name if told_name in names else names[0] if len(names) == 1 else None
         if name is None:
@@ -31,8 +38,21 @@ def inherited(names: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
                 f"the inherited socket '{told_name}' is no listener's; set FileDescriptorName= in the socket unit to"
                 f" one of: {', '.join(names)}"
             )
+        if not _listens(_FIRST_FD + offset):
+            raise StartError(f"the inherited socket '{told_name}' is no listening TCP socket; use ListenStream=PORT")
+        os.set_inheritable(_FIRST_FD + offset, False)
         found.setdefault(name, []).append(_FIRST_FD + offset)
     return found
+
+
+def _listens(fd: int) -> bool:
+    """Whether a descriptor is a TCP socket that listens."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as found:
+            internet = found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM
+            return internet and bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False
 
 
 class Notifier:
@@ -55,6 +75,11 @@ class Notifier:
         if not self._address:
             return
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            notify.connect(address)
-            notify.send("\n".join(lines).encode())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+                notify.settimeout(_SEND_TIMEOUT)
+                notify.connect(address)
+                notify.send("\n".join(lines).encode())
+        except OSError as error:
+            # Serving matters more than telling of it.
+            log.warning("cannot notify systemd at %s: %s", self._address, error.strerror or error)

@@ -8,55 +8,95 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
+from pydantic import BaseModel
 from watchfiles import awatch
 
-_DEBOUNCE_MS = 200
-"""Events that come closer together than this are one change: a certificate and its key, written one after the other."""
+log = logging.getLogger("mitu")
 
+_TOGETHER_MS = 200
+"""Events that come closer together than this are one change: a certificate and its key, one after the other."""
+
+_AT_LATEST_MS = 1_000
+"""A change is looked at after this, however many events keep coming."""
 
 _LOOK_ANYWAY_MS = 5_000
 """Content is compared this often without an event too: some file systems tell of none."""
 
 
-async def changes(files: Callable[[], Iterable[Path]]) -> AsyncIterator[None]:
-    """Yields each time that the content of `files` has changed. They are asked for anew after every change."""
-    known = await asyncio.to_thread(_fingerprint, files())
+Fingerprint = dict[Path, bytes | None]
+
+
+async def changes(files: Callable[[], Iterable[Path]], known: Fingerprint) -> AsyncIterator[None]:
+    """Yields each time that the content of `files`, which are asked for anew after every change, differs from `known`.
+
+    `known`: from before they were read, so that no change falls between reading and watching.
+    """
     while True:
         folders = _folders(files())
-        events = awatch(
+        async with aclosing(_events(folders)) as events:
+            async for _ in events:
+                found = await asyncio.to_thread(fingerprint, files())
+                if any(known.get(file, content) != content for file, content in found.items()):
+                    yield
+                    # Files that are new to the set count from now on; the others from before they were read.
+                    known = await asyncio.to_thread(fingerprint, files())
+                    known |= {file: content for file, content in found.items() if file in known}
+                if _folders(files()) != folders:
+                    break
+
+
+def named_files(value: object) -> Iterator[Path]:
+    """Every file that a configuration names, wherever in its models."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from named_files(getattr(value, name))
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from named_files(one)
+
+
+def fingerprint(files: Iterable[Path]) -> Fingerprint:
+    """The SHA-256 of each file; None for one that cannot be read."""
+    return {file: _digest(file) for file in files}
+
+
+async def _events(folders: set[Path]) -> AsyncGenerator[None]:
+    """Something has happened in one of `folders`, or nothing for a while."""
+    try:
+        async for _ in awatch(
             *folders,
-            debounce=_DEBOUNCE_MS,
+            watch_filter=None,
+            debounce=_AT_LATEST_MS,
+            step=_TOGETHER_MS,
             rust_timeout=_LOOK_ANYWAY_MS,
             yield_on_timeout=True,
             recursive=False,
             ignore_permission_denied=True,
-        )
-        async for _ in events:
-            found = await asyncio.to_thread(_fingerprint, files())
-            if found != known:
-                yield
-                # Files that are new to the set count from now on; the others from before they were read.
-                known = await asyncio.to_thread(_fingerprint, files()) | found
-            if _folders(files()) != folders:
-                break
+        ):
+            yield
+    except (OSError, RuntimeError) as error:
+        # The kernel's limit of watches, or a folder that has just gone.
+        log.warning("files are compared every %g s, since they cannot be watched: %s", _LOOK_ANYWAY_MS / 1e3, error)
+        await asyncio.sleep(_LOOK_ANYWAY_MS / 1e3)
+        yield
 
 
 def _folders(files: Iterable[Path]) -> set[Path]:
     """The folders whose entries decide what is read: of each name, and of what a link there leads to."""
-    folders = set()
+    folders: set[Path] = set()
     for file in files:
         folders.update((file.parent, file.resolve().parent))
         # Kubernetes: cert.pem -> ..data/cert.pem, where ..data is the link that is swapped.
         if file.is_symlink():
             folders.add(file.parent.joinpath(file.readlink()).parent.parent)
     return {folder for folder in folders if folder.is_dir()}
-
-
-def _fingerprint(files: Iterable[Path]) -> dict[Path, bytes | None]:
-    return {file: _digest(file) for file in files}
 
 
 def _digest(file: Path) -> bytes | None:

@@ -2,12 +2,12 @@
 //! waits for a client.
 
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::gateway::{self, Intake};
@@ -22,7 +22,9 @@ const EXHAUSTED: Duration = Duration::from_millis(20);
 const LAST_ACCEPTS: Duration = Duration::from_millis(100);
 
 /// Accepts until the listener drains, then empties its queue and closes the socket.
-pub async fn run(socket: StdListener, live: Arc<LiveListener>, worker: Arc<Worker>) {
+///
+/// `inherited`: somebody else may hold the socket too (systemd, the process that takes over), and takes what comes next.
+pub async fn run(socket: StdListener, live: Arc<LiveListener>, worker: Arc<Worker>, inherited: bool) {
     let Ok(socket) = TcpListener::from_std(socket) else {
         return;
     };
@@ -36,6 +38,9 @@ pub async fn run(socket: StdListener, live: Arc<LiveListener>, worker: Arc<Worke
             () = &mut started => {}
         }
     }
+    if inherited {
+        return empty(socket, &live, &worker).await;
+    }
     // Without the filter (a kernel without BPF) the queue is emptied all the same; only a last race is left.
     let _ = stop_new_connections(&socket);
     let deadline = Instant::now() + LAST_ACCEPTS;
@@ -44,11 +49,18 @@ pub async fn run(socket: StdListener, live: Arc<LiveListener>, worker: Arc<Worke
     }
 }
 
-async fn intake(
-    accepted: io::Result<(tokio::net::TcpStream, std::net::SocketAddr)>,
-    live: &Arc<LiveListener>,
-    worker: &Arc<Worker>,
-) {
+/// Takes what waits in the queue now: if nobody else holds the socket, it is lost otherwise.
+async fn empty(socket: TcpListener, live: &Arc<LiveListener>, worker: &Arc<Worker>) {
+    let Ok(socket) = socket.into_std() else {
+        return;
+    };
+    while let Ok((tcp, peer)) = socket.accept() {
+        let tcp = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp));
+        intake(tcp.map(|tcp| (tcp, peer)), live, worker).await;
+    }
+}
+
+async fn intake(accepted: io::Result<(TcpStream, SocketAddr)>, live: &Arc<LiveListener>, worker: &Arc<Worker>) {
     let accepted_at = std::time::Instant::now();
     let listener = live.current.load_full();
     match accepted {

@@ -15,6 +15,7 @@ use mitu_tls::policy::base_provider;
 use mitu_tls::ticket::Ticketers;
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::task::JoinHandle;
 
 use crate::accept;
 use crate::config::{AccessLogConfig, ListenerConfig, RuntimeConfig, Secrets};
@@ -42,10 +43,14 @@ pub enum ServerError {
     AccessLog { path: String, source: io::Error },
     #[error("cannot change from {from} to {to} workers without a restart")]
     Workers { from: usize, to: usize },
+    #[error("cannot change the scheduler without a restart")]
+    Scheduler,
     #[error("cannot start the workers: {0}")]
     Start(io::Error),
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    #[error("the gateway is draining")]
+    Draining,
     #[error("the data plane has been stopped")]
     Stopped,
 }
@@ -61,11 +66,46 @@ pub struct Server {
 #[derive(Debug)]
 struct State {
     workers: Workers,
-    live: HashMap<String, Arc<LiveListener>>,
+    live: HashMap<String, Serving>,
     /// Drained by a reload, until their last connection has ended.
-    retired: Vec<Arc<LiveListener>>,
+    retired: Vec<Serving>,
+    draining: bool,
     built: Built,
     access_log: Option<AccessLogConfig>,
+}
+
+/// A live listener and the tasks that accept for it.
+#[derive(Debug)]
+struct Serving {
+    listener: Arc<LiveListener>,
+    /// As configured; an inherited socket may have another address.
+    bind: SocketAddr,
+    accepts: Vec<JoinHandle<()>>,
+}
+
+impl Serving {
+    /// Whether it is what a listener of that name and `bind` asks for. Port 0 asks for any port, and the one that is
+    /// bound already is one.
+    fn serves(&self, bind: SocketAddr) -> bool {
+        let address = self.listener.address;
+        self.bind == bind || address == bind || (bind.port() == 0 && address.ip() == bind.ip())
+    }
+
+    /// Whether a socket of ours is in the way of a new one at `bind`, and lets it in beside itself.
+    fn holds(&self, bind: SocketAddr) -> bool {
+        let address = self.listener.address;
+        let overlap = address.ip() == bind.ip() || address.ip().is_unspecified() || bind.ip().is_unspecified();
+        address.port() == bind.port() && overlap && self.accepting()
+    }
+
+    fn accepting(&self) -> bool {
+        self.accepts.iter().any(|accept| !accept.is_finished())
+    }
+
+    /// Connections open now. A queue that is being emptied counts as one: there may be one in it.
+    fn open(&self) -> usize {
+        self.listener.active() + usize::from(self.listener.drain.begun() && self.accepting())
+    }
 }
 
 /// A configuration made ready, but for its sockets.
@@ -127,17 +167,20 @@ impl Server {
         let built = Built::new(&config, secrets, &telemetry, None)?;
         let mut bound = Vec::with_capacity(built.listeners.len());
         for ((_, listener), wanted) in built.listeners.iter().zip(&config.listeners) {
-            let sockets = match inherited.remove(&listener.name) {
-                Some(sockets) if !sockets.is_empty() => socket::adopt(sockets, config.workers),
-                _ => socket::bind(wanted.bind, wanted.backlog, config.workers, false),
+            let handed = inherited.remove(&listener.name).filter(|sockets| !sockets.is_empty());
+            let adopted = handed.is_some();
+            let sockets = match handed {
+                Some(sockets) => socket::adopt(sockets, config.workers),
+                None => socket::bind(wanted.bind, wanted.backlog, config.workers, false),
             };
-            bound.push(Bound::new(wanted, listener.clone(), sockets)?);
+            bound.push(Bound::new(wanted, listener.clone(), sockets, adopted)?);
         }
         let access_log = open_access_log(config.access_log.as_ref(), &telemetry.connections)?;
         telemetry.access_log.store(access_log.map(Arc::new));
         let workers = Workers::start(config.workers, config.scheduler, &telemetry).map_err(ServerError::Start)?;
         let live = bound.into_iter().map(|bound| bound.serve(&workers)).collect();
-        let state = State { workers, live, retired: Vec::new(), built, access_log: config.access_log };
+        let retired = Vec::new();
+        let state = State { workers, live, retired, draining: false, built, access_log: config.access_log };
         Ok(Self { telemetry, state: Mutex::new(Some(state)) })
     }
 
@@ -146,23 +189,28 @@ impl Server {
         let config: RuntimeConfig = serde_json::from_str(config)?;
         let mut state = self.state.lock();
         let state = state.as_mut().ok_or(ServerError::Stopped)?;
+        if state.draining {
+            return Err(ServerError::Draining);
+        }
         let (from, to) = (state.workers.workers.len(), config.workers);
         if from != to {
             return Err(ServerError::Workers { from, to });
         }
+        if state.workers.scheduler() != config.scheduler {
+            return Err(ServerError::Scheduler);
+        }
 
         // Everything that can fail comes first.
         let built = Built::new(&config, secrets, &self.telemetry, Some(&state.built))?;
-        let mut swaps = Vec::new();
+        let mut kept = Vec::new();
         let mut bound = Vec::new();
-        for ((_, listener), wanted) in built.listeners.iter().zip(&config.listeners) {
-            match state.live.get(&wanted.name).filter(|live| same_address(live, wanted.bind)) {
-                Some(live) => swaps.push((live.clone(), listener.clone())),
-                None => {
-                    let ours = state.live.values().any(|live| live.address == wanted.bind);
-                    let sockets = socket::bind(wanted.bind, wanted.backlog, to, ours);
-                    bound.push(Bound::new(wanted, listener.clone(), sockets)?);
-                }
+        for ((bind, listener), wanted) in built.listeners.iter().zip(&config.listeners) {
+            if state.live.get(&wanted.name).is_some_and(|serving| serving.serves(*bind)) {
+                kept.push((*bind, listener.clone()));
+            } else {
+                let ours = state.live.values().chain(&state.retired).any(|serving| serving.holds(*bind));
+                let sockets = socket::bind(*bind, wanted.backlog, to, ours);
+                bound.push(Bound::new(wanted, listener.clone(), sockets, false)?);
             }
         }
         let new_log = (config.access_log != state.access_log)
@@ -174,22 +222,20 @@ impl Server {
             self.telemetry.access_log.store(log.map(Arc::new));
             state.access_log = config.access_log;
         }
-        let kept: HashMap<_, _> = swaps
-            .into_iter()
-            .map(|(live, listener)| {
-                live.current.store(listener.clone());
-                (listener.name.clone(), live)
-            })
-            .collect();
-        let removed = std::mem::replace(&mut state.live, kept);
-        for (name, live) in removed {
-            if !state.live.contains_key(&name) {
-                begin_drain(&live, &state.workers);
-                state.retired.push(live);
+        let mut previous = std::mem::take(&mut state.live);
+        for (bind, listener) in kept {
+            if let Some(mut serving) = previous.remove(&listener.name) {
+                serving.bind = bind;
+                serving.listener.current.store(listener.clone());
+                state.live.insert(listener.name.clone(), serving);
             }
         }
+        for serving in previous.into_values() {
+            begin_drain(&serving.listener, &state.workers);
+            state.retired.push(serving);
+        }
         state.live.extend(bound.into_iter().map(|bound| bound.serve(&state.workers)));
-        state.retired.retain(|live| live.active() > 0);
+        state.retired.retain(|serving| serving.open() > 0);
         state.built = built;
         Ok(())
     }
@@ -198,25 +244,28 @@ impl Server {
     pub fn addresses(&self) -> HashMap<String, SocketAddr> {
         let state = self.state.lock();
         let live = state.iter().flat_map(|state| &state.live);
-        live.map(|(name, live)| (name.clone(), live.address)).collect()
+        live.map(|(name, serving)| (name.clone(), serving.listener.address)).collect()
     }
 
     /// Stops accepting and asks every connection to finish. Returns at once.
     pub fn drain(&self) {
-        if let Some(state) = &*self.state.lock() {
-            state.live.values().for_each(|live| begin_drain(live, &state.workers));
+        if let Some(state) = &mut *self.state.lock() {
+            state.draining = true;
+            state.live.values().for_each(|serving| begin_drain(&serving.listener, &state.workers));
         }
     }
 
-    /// Connections open now, handshakes included.
+    /// Connections open now, handshakes included; 0 only when a drain has left none to be accepted either.
     pub fn active(&self) -> usize {
         let state = self.state.lock();
-        state.iter().flat_map(|state| state.live.values().chain(&state.retired)).map(|live| live.active()).sum()
+        state.iter().flat_map(|state| state.live.values().chain(&state.retired)).map(Serving::open).sum()
     }
 
     /// Closes every connection and joins the workers. Lines in the access log's queue are written.
     pub fn stop(&self) {
-        drop(self.state.lock().take());
+        // Joining takes its time; whoever asks meanwhile is not to wait for it.
+        let state = self.state.lock().take();
+        drop(state);
         self.telemetry.access_log.store(None);
     }
 
@@ -274,7 +323,9 @@ struct ServedCertificate<'a> {
 struct Bound {
     live: Arc<LiveListener>,
     name: String,
+    bind: SocketAddr,
     sockets: Vec<TcpListener>,
+    inherited: bool,
 }
 
 impl Bound {
@@ -282,25 +333,23 @@ impl Bound {
         config: &ListenerConfig,
         listener: Arc<Listener>,
         sockets: io::Result<Vec<TcpListener>>,
+        inherited: bool,
     ) -> Result<Self, ServerError> {
         let failed = |source| ServerError::Bind { name: config.name.clone(), bind: config.bind, source };
         let sockets = sockets.map_err(failed)?;
         let address = sockets.first().map_or(Ok(config.bind), TcpListener::local_addr).map_err(failed)?;
-        Ok(Self { live: Arc::new(LiveListener::new(address, listener)), name: config.name.clone(), sockets })
+        let live = Arc::new(LiveListener::new(address, listener));
+        Ok(Self { live, name: config.name.clone(), bind: config.bind, sockets, inherited })
     }
 
-    fn serve(self, workers: &Workers) -> (String, Arc<LiveListener>) {
-        for (index, socket) in self.sockets.into_iter().enumerate() {
+    fn serve(self, workers: &Workers) -> (String, Serving) {
+        let accept = |(index, socket): (usize, TcpListener)| {
             let worker = workers.workers[index % workers.workers.len()].clone();
-            workers.handle(index).spawn(accept::run(socket, self.live.clone(), worker));
-        }
-        (self.name, self.live)
+            workers.handle(index).spawn(accept::run(socket, self.live.clone(), worker, self.inherited))
+        };
+        let accepts = self.sockets.into_iter().enumerate().map(accept).collect();
+        (self.name, Serving { listener: self.live, bind: self.bind, accepts })
     }
-}
-
-/// Port 0 asks for any port, and the one that is bound already is one.
-fn same_address(live: &LiveListener, wanted: SocketAddr) -> bool {
-    live.address == wanted || (wanted.port() == 0 && live.address.ip() == wanted.ip())
 }
 
 fn begin_drain(live: &Arc<LiveListener>, workers: &Workers) {

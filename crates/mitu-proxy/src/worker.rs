@@ -12,6 +12,9 @@ use tokio::sync::oneshot;
 use crate::config::Scheduler;
 use crate::connection::ConnectionTable;
 
+/// How long a lookup of an upstream's name, which runs on a thread of its own, may hold up the end.
+const LAST_LOOKUPS: Duration = Duration::from_secs(1);
+
 /// What one worker's connections share: nobody else takes these locks in `per_core` mode.
 #[derive(Debug)]
 pub struct Worker {
@@ -43,9 +46,7 @@ struct Core {
 impl Workers {
     pub fn start(count: usize, scheduler: Scheduler, telemetry: &Arc<Telemetry>) -> io::Result<Self> {
         let workers = (0..count)
-            .map(|index| {
-                Arc::new(Worker { index, connections: Arc::default(), telemetry: telemetry.clone() })
-            })
+            .map(|index| Arc::new(Worker { index, connections: Arc::default(), telemetry: telemetry.clone() }))
             .collect();
         let runtimes = match scheduler {
             Scheduler::PerCore => Runtimes::PerCore((0..count).map(Core::start).collect::<io::Result<_>>()?),
@@ -59,6 +60,13 @@ impl Workers {
             }
         };
         Ok(Self { workers, runtimes })
+    }
+
+    pub fn scheduler(&self) -> Scheduler {
+        match &self.runtimes {
+            Runtimes::PerCore(_) => Scheduler::PerCore,
+            Runtimes::WorkStealing { .. } => Scheduler::WorkStealing,
+        }
     }
 
     /// The event loop of a worker.
@@ -78,6 +86,7 @@ impl Core {
         let thread = thread::Builder::new().name(format!("mitu-worker-{index}")).spawn(move || {
             // Either way the runtime ends here, and with it every connection it has.
             let _ = runtime.block_on(stopped);
+            runtime.shutdown_timeout(LAST_LOOKUPS);
         })?;
         Ok(Self { handle, stop: Some(stop), thread: Some(thread) })
     }
@@ -95,7 +104,7 @@ impl Drop for Workers {
             }
             Runtimes::WorkStealing { runtime, .. } => {
                 if let Some(runtime) = runtime.take() {
-                    runtime.shutdown_timeout(Duration::from_secs(1));
+                    runtime.shutdown_timeout(LAST_LOOKUPS);
                 }
             }
         }

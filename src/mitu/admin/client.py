@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,18 @@ class AdminClient:
         """Status and JSON of a request to act."""
         return self.request("POST", path)
 
+    def pid(self) -> int | None:
+        """The process that listens; None: nobody does. It is the kernel's word, so a hanging gateway has one too."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(_TIMEOUT)
+            try:
+                probe.connect(str(self.socket))
+            except OSError:
+                return None
+            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid, _, _ = struct.unpack("3i", credentials)
+        return int(pid)
+
     def request(self, method: str, path: str) -> tuple[int, Any]:
         connection = _UnixConnection(self.socket)
         try:
@@ -40,8 +53,8 @@ class AdminClient:
             message = f"no gateway listens at {self.socket}"
             raise AdminError(f"{message}; start one with 'mitu run FILE', or name its socket with --socket") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise AdminError(f"cannot ask the gateway at {self.socket}: {reason}".lower()) from error
+            reason = str(getattr(error, "strerror", None) or error).lower()
+            raise AdminError(f"cannot ask the gateway at {self.socket}: {reason}") from error
         finally:
             connection.close()
 

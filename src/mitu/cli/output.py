@@ -34,6 +34,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=True))
 
 
+def print_error(error: object, to: Console, title: str = "error") -> None:
+    """`error` as it is: brackets in it are its own, and no markup."""
+    text = Text()
+    text.append(title, style="bold red")
+    text.append(f": {error}")
+    to.print(text)
+
+
 def exit_code(report: Report, *, strict: bool = False) -> Exit:
     """`strict`: warnings count as problems."""
     if any(one.code in ("E001", "E002", "E009") for one in report.errors):

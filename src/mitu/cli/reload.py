@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mitu.cli.output import Exit, console, print_json
+from mitu.cli.output import Exit, console, print_error, print_json
 from mitu.cli.remote import AsJson, Config, Socket, admin_socket, reporting
 
 
@@ -24,7 +24,5 @@ def command(config: Config = None, socket: Socket = None, as_json: AsJson = Fals
         told = "reloaded" if answer["changed"] else "nothing has changed"
         console().print(f"{told}: configuration {answer['digest'][:12]}")
     else:
-        out = console(stderr=True)
-        out.print("[bold red]not reloaded[/], the last good configuration stays:", markup=True)
-        out.print(answer["error"], markup=False)
+        print_error(answer["error"], console(stderr=True), "not reloaded, the last good configuration stays")
     raise typer.Exit(int(Exit.OK if ok else Exit.PROBLEM))

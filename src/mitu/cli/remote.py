@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mitu.cli.output import Exit, console, exit_code, print_json, print_report
+from mitu.cli.output import Exit, console, exit_code, print_error, print_json, print_report
 
 Config = Annotated[
     Path | None,
@@ -43,5 +43,5 @@ def reporting(*, as_json: bool) -> Iterator[None]:
         if as_json:
             print_json({"ok": False, "error": str(error)})
         else:
-            console(stderr=True).print(f"[bold red]error[/]: {error}", markup=True)
+            print_error(error, console(stderr=True))
         raise typer.Exit(int(Exit.UNKNOWN)) from None

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mitu.cli.output import Exit, console, exit_code, print_report
+from mitu.cli.output import Exit, console, exit_code, print_error, print_report
 
 
 def command(
@@ -25,20 +25,17 @@ def command(
     SIGHUP reloads the configuration, SIGUSR1 reopens the access log. Exit code 0: every connection could finish;
     1: it could not start, or connections were cut off; 2: the configuration cannot be read.
     """
-    from mitu import logs
-    from mitu.config.load import load_config
     from mitu.errors import ConfigError, MituError
     from mitu.supervisor import Supervisor
 
     errors = console(stderr=True)
     try:
-        logs.configure(load_config(file).logging)
         finished_well = asyncio.run(Supervisor(file, drain_timeout=drain_timeout, watch=watch).run())
     except ConfigError as error:
         print_report(error.report, errors)
         raise typer.Exit(int(exit_code(error.report))) from None
     except MituError as error:
-        errors.print(f"[bold red]error[/]: {error}{_next_step(str(error))}", markup=True)
+        print_error(f"{error}{_next_step(str(error))}", errors)
         raise typer.Exit(int(Exit.PROBLEM)) from None
     raise typer.Exit(int(Exit.OK if finished_well else Exit.PROBLEM))
 
@@ -48,9 +45,7 @@ def _next_step(error: str) -> str:
     if "Address already in use" in error:
         return "\n  = another program has this port: 'ss -ltnp' names it; or choose another port with 'bind'"
     if "Permission denied" in error:
-        return (
-            "\n  = ports below 1024 need CAP_NET_BIND_SERVICE, or a socket from systemd (docs/guide/systemd.md)"
-        )
+        return "\n  = ports below 1024 need CAP_NET_BIND_SERVICE, or a socket from systemd (docs/guide/systemd.md)"
     if "Cannot assign requested address" in error:
         return "\n  = no interface of this machine has that address: 'ip addr' lists them"
     return ""

@@ -7,8 +7,9 @@ from typing import Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from mitu.cli.output import Exit, console, print_json
+from mitu.cli.output import Exit, console, print_error, print_json
 from mitu.cli.remote import AsJson, Config, Socket, admin_socket, reporting
 
 
@@ -41,16 +42,17 @@ def _show(status: dict[str, Any]) -> None:
     for title in ("listener", "address", "protocols"):
         table.add_column(title)
     for listener in status["listeners"]:
-        table.add_row(listener["name"], listener["address"], ", ".join(listener["protocols"]))
+        cells = (listener["name"], listener["address"], ", ".join(listener["protocols"]))
+        table.add_row(*(Text(cell) for cell in cells))
     out.print(table)
     config, reloads = status["config"], status["reloads"]
-    out.print(f"configuration {config['digest'][:12]} of {config['file']}, live since {_time(config['loaded_at'])}")
+    live = f"configuration {config['digest'][:12]} of {config['file']}, live since {_time(config['loaded_at'])}"
+    out.print(live, markup=False)
     out.print(f"reloads: {reloads['succeeded']} done, {reloads['failed']} refused")
     for warning in config["warnings"]:
-        out.print(f"[yellow]warning[/]: {warning}", markup=True)
+        out.print(Text.assemble(("warning", "yellow"), f": {warning}"))
     if reloads["last_error"] is not None:
-        out.print(f"[bold red]the last reload was refused[/] at {_time(reloads['last_at'])}:", markup=True)
-        out.print(reloads["last_error"], markup=False)
+        print_error(reloads["last_error"], out, f"the last reload was refused at {_time(reloads['last_at'])}")
 
 
 def _time(seconds: float) -> str:
