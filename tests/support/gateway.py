@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,13 +58,14 @@ class Gateway:
         settings: Settings,
         *,
         wrapper: Sequence[str] = (),
+        flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.file = folder / "mitu.yaml"
         # Socket addresses hold 107 bytes, which pytest's folders can exceed; the gateway runs in this folder.
         self.socket = folder / "admin.sock"
-        self._wrapper, self._environment = wrapper, environment
+        self._wrapper, self._flags, self._environment = wrapper, flags, environment
         self.write(settings)
         self.program = self._launch()
 
@@ -75,7 +77,7 @@ class Gateway:
         aside.replace(self.file)
 
     def _launch(self) -> Program:
-        command = [*self._wrapper, *MITU, "run", self.file]
+        command = [*self._wrapper, *MITU, "run", self.file, *self._flags]
         return Program(command, self.folder / "gateway.log", environment=self._environment)
 
     def restart(self) -> Self:
@@ -143,8 +145,14 @@ class Gateway:
         """Run `mitu reload`, after writing `settings`; its exit code and what it says."""
         if settings is not None:
             self.write(settings)
-        done = run([*MITU, "reload", "--socket", self.socket], timeout=30)
-        return done.returncode, (done.stdout + done.stderr).decode()
+        done = self.mitu("reload")
+        return done.returncode, done.stdout + done.stderr
+
+    def mitu(self, command: str, *flags: str) -> subprocess.CompletedProcess[str]:
+        """Run `mitu COMMAND` on this gateway."""
+        done = run([*MITU, command, "--socket", self.socket, *flags], timeout=60)
+        out, errors = (stream.decode() for stream in (done.stdout, done.stderr))
+        return subprocess.CompletedProcess(done.args, done.returncode, out, errors)
 
     def stop(self) -> int:
         return self.program.stop()
