@@ -113,7 +113,7 @@ fn group_name(group: &dyn SupportedKxGroup) -> String {
 }
 
 /// AES-128 before AES-256, and the suites whose hash is SHA-256 first where only that hash has instructions of its
-/// own: the key schedule is a large part of a handshake's user time (docs/adr/0004).
+/// own: the key schedule is a large part of a handshake's user time (docs/adr/0005).
 fn cheapest_first(mut suites: Vec<SupportedCipherSuite>) -> Vec<SupportedCipherSuite> {
     let fast_sha512 = has_sha512_instructions();
     suites.sort_by_key(|suite| match suite_name(suite) {
