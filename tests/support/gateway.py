@@ -148,6 +148,12 @@ class Gateway:
         done = self.mitu("reload")
         return done.returncode, done.stdout + done.stderr
 
+    def apply(self, settings: Settings) -> None:
+        """Make `settings` live; AssertionError when they are refused."""
+        self.write(settings)
+        status, body = self.admin("/reload", "POST")
+        assert status == 200, body.decode()
+
     def mitu(self, command: str, *flags: str) -> subprocess.CompletedProcess[str]:
         """Run `mitu COMMAND` on this gateway."""
         done = run([*MITU, command, "--socket", self.socket, *flags], timeout=60)
