@@ -81,12 +81,11 @@ def gateway(
     def route(path: str, name: str, **settings: Any) -> Settings:
         return {"match": {"path_prefix": path}, "upstream": name, "timeout": "300ms", **settings}
 
-    routes = [health(), route("/faulty", "faulty"), route("/refused", "refused"), route("/nobody", "nobody"), to_app()]
+    routes = [health(), route("/faulty", "faulty"), route("/refused", "refused"), to_app()]
     upstreams = [
         upstream("app", app.endpoint),
         upstream("faulty", Server(loop, faulty).endpoint),
         upstream("refused", f"127.0.0.1:{free_port()}"),
-        upstream("nobody", {"address": "127.0.0.1:9", "weight": 0}),
     ]
     settings = listener(edge, routes=routes, limits=LIMITS, timeouts=TIMEOUTS)
     return shared_gateway(configuration([settings], *upstreams, logging={"access": {"path": str(log)}}))
@@ -217,7 +216,6 @@ class TestFailures:
         ("path", "status", "reason"),
         [
             ("/refused", 502, "connect_refused"),
-            ("/nobody", 503, "no_endpoint"),
             ("/faulty/close", 502, "reset_before_response"),
             ("/faulty/reset", 502, "reset_before_response"),
             ("/faulty/garbage", 502, "bad_response"),

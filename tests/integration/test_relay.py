@@ -313,7 +313,7 @@ class TestProxyProtocolFromTheClient:
         [
             b"",
             b"PROXY TCP4 203.0.113.7 198.51.100.1 40000 443\r\n",
-            proxy_protocol.make(SOURCE, DESTINATION)[:20] + b"\x00" * 40,
+            proxy_protocol.SIGNATURE + b"\x21\x11\x00\x04" + b"\x00" * 64,
             proxy_protocol.make(SOURCE, DESTINATION, command=7),
             proxy_protocol.SIGNATURE + b"\x21\x11\xff\xff" + b"\x00" * 64,
         ],

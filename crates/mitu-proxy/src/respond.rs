@@ -36,6 +36,12 @@ pub fn status(reason: Reason) -> StatusCode {
     }
 }
 
+/// Whether a client that caused `reason` may have meant something else than what was read: what follows on its
+/// connection cannot be trusted to be a request.
+pub fn is_malformed(reason: Reason) -> bool {
+    status(reason) == StatusCode::BAD_REQUEST
+}
+
 /// `grpc-status` for a failure (the mapping of HTTP codes in gRPC's `http-grpc-status-mapping.md`, but for those that
 /// gRPC has a better word for).
 fn grpc_status(reason: Reason) -> &'static str {

@@ -127,6 +127,10 @@ impl Account {
         self.reason.get_or_insert(reason);
     }
 
+    pub fn failure(&self) -> Option<Reason> {
+        self.reason
+    }
+
     pub fn sent(&mut self, bytes: u64) {
         self.sent += bytes;
     }

@@ -262,6 +262,11 @@ impl ResponseBody {
         Self::new(Inner::Upgrade(Box::new(upgrade)), account)
     }
 
+    /// Why this gateway answers instead of the upstream.
+    pub fn failure(&self) -> Option<Reason> {
+        self.account.failure()
+    }
+
     /// The other side of the connection's next protocol, and the account of what goes over it.
     pub fn into_upgrade(self) -> Result<(Upgrade, Account), Self> {
         match self.inner {

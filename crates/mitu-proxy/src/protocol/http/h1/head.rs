@@ -103,7 +103,7 @@ pub fn parse_request(head: &Bytes, limits: HeadLimits) -> Result<RequestHead, Re
     match ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, head, slots) {
         Ok(Status::Complete(_)) => {}
         Ok(Status::Partial) => return Err(Reason::BadRequest),
-        Err(error) => return Err(refusal(error)),
+        Err(error) => return Err(refusal(error, head)),
     }
     let (Some(method), Some(path), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(Reason::BadRequest);
@@ -191,12 +191,20 @@ fn header(head: &Bytes, line: &Header<'_>) -> Result<(HeaderName, HeaderValue), 
     Ok((name, value))
 }
 
-fn refusal(error: httparse::Error) -> Reason {
+fn refusal(error: httparse::Error, head: &[u8]) -> Reason {
     match error {
         httparse::Error::TooManyHeaders => Reason::HeaderTooLarge,
-        httparse::Error::Version => Reason::UnsupportedVersion,
+        httparse::Error::Version if has_version(head) => Reason::UnsupportedVersion,
         _ => Reason::BadRequest,
     }
+}
+
+/// Whether the request line ends with a version, be it one that is not spoken here: with a space in its path it ends
+/// with something else.
+fn has_version(head: &[u8]) -> bool {
+    let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|&byte| byte == b' ').skip(2);
+    words.next().is_some_and(|version| version.starts_with(b"HTTP/")) && words.next().is_none()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

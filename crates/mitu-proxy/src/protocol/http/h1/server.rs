@@ -26,7 +26,7 @@ use super::encode::{self, Encoder, Persistence};
 use super::head::{Expect, Framing, HeadLimits, RequestHead, find_end, leading_blank, parse_request};
 use super::transport::{HEAD_READ, Transport};
 use crate::config::{Limits, Timeouts};
-use crate::respond::Audience;
+use crate::respond::{self, Audience};
 
 /// How long, and how much of, an unwanted request body is read before its connection is closed: a client that is still
 /// sending would otherwise meet a reset before it has read the response.
@@ -350,6 +350,7 @@ where
     let framing = response_framing(&mut parts, &body, client);
     let keep = client.keep_alive
         && body_read
+        && !body.failure().is_some_and(respond::is_malformed)
         && framing != Some(Framing::UntilClose)
         && !downstream.connection.drain.draining();
     let persistence = match (keep, client.http11) {
