@@ -91,7 +91,7 @@ def command(
 
     The first time, it makes a certificate authority for this machine; 'mitu dev --trust' makes browsers trust it.
 
-    That authority can vouch for localhost, .test, .local, .internal, .home.arpa and private addresses only.
+    That authority can vouch for localhost, .test, .local, .internal and .home.arpa, and for no public name.
 
     Exit code 0: ended by Ctrl-C, or done; 1: it could not start, or a store could not be changed; 2: wrong usage.
     """

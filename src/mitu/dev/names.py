@@ -1,7 +1,7 @@
-"""What the local authority vouches for: names and addresses that no public site has, and nothing else.
+"""What the local authority vouches for: names that no public site has, and private addresses.
 
-The same lists are the authority's name constraints (RFC 5280 §4.2.1.10), so that whoever steals its key can still not
-pose as anybody's bank.
+The names are the authority's constraints, too (RFC 5280 §4.2.1.10), so that whoever steals its key can still not pose
+as anybody's bank.
 """
 
 from __future__ import annotations
@@ -58,6 +58,6 @@ def _checked_name(given: str, name: str) -> str:
 
 
 def constraints() -> x509.NameConstraints:
-    """The constraints in the authority's certificate."""
-    domains = [x509.DNSName(domain) for domain in DOMAINS]
-    return x509.NameConstraints([*domains, *(x509.IPAddress(network) for network in NETWORKS)], None)
+    """The constraints in the authority's certificate. Addresses are not among them: BoringSSL, and so every gRPC
+    client, refuses certificates with addresses below an authority that is constrained in them."""
+    return x509.NameConstraints([x509.DNSName(domain) for domain in DOMAINS], None)

@@ -1,0 +1,210 @@
+"""The examples do what their README says: each command in it is run, and what it prints is compared."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support.net import eventually, free_port
+from support.process import Program
+from support.programs import WANTED
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+NAMES = sorted(file.parent.name for file in EXAMPLES.glob("*/mitu.*") if file.suffix in (".yaml", ".toml"))
+# The ports that examples use; each gets a free one instead.
+PORT = re.compile(r"(?<![\w.])(?:8443|8470|8490|1883|900\d)(?!\d)")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a README, and the lines that follow it."""
+
+    command: str
+    expected: str
+
+    @property
+    def stays(self) -> bool:
+        """Whether it goes on in the background."""
+        return self.command.endswith(" &")
+
+    def matches(self, printed: str) -> bool:
+        """`...` in what is expected stands for anything, over several lines where it is a line of its own."""
+        parts = re.split(r"(^\.\.\.\n|\.\.\.)", self.expected, flags=re.MULTILINE)
+        wild = {"...\n": r"(?:.*\n)*", "...": ".*"}
+        pattern = "".join(wild.get(part, re.escape(part)) for part in parts)
+        # What a README cannot show does not count: blanks at the end of a line, and whether the last one ends.
+        return re.fullmatch(pattern, "".join(f"{line.rstrip()}\n" for line in printed.splitlines())) is not None
+
+
+def steps(readme: str) -> Iterator[Step]:
+    for block in re.findall(r"^```console\n(.*?)^```", readme, re.MULTILINE | re.DOTALL):
+        for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, expected = step.partition("\n")
+            yield Step(command, expected)
+
+
+def programs(name: str) -> set[str]:
+    """What the commands of an example run that may be missing."""
+    commands = "\n".join(step.command for step in steps((EXAMPLES / name / "README.md").read_text()))
+    return {program for program in WANTED if re.search(rf"(?:^|\| ){program} ", commands, re.MULTILINE)}
+
+
+class Session:
+    """A shell in a copy of an example, on ports of its own."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        shutil.copytree(EXAMPLES, root, ignore=shutil.ignore_patterns("certs", "__pycache__"), dirs_exist_ok=True)
+        self.folder = root / name
+        ports: dict[str, str] = {}
+        for file in self.folder.iterdir():
+            text = file.read_text(encoding="utf-8")
+            file.write_text(PORT.sub(lambda found: ports.setdefault(found[0], str(free_port())), text), "utf-8")
+        self._use_own_admin_socket()
+        # Also where only root looks for programs; `mitu` and `python` are those that run this test.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])
+        self.environment = {**os.environ, "PATH": path, "COLUMNS": "100"}
+        self.running: list[Program] = []
+        self._numbers = itertools.count()
+
+    def _use_own_admin_socket(self) -> None:
+        """Not the machine's, which a real gateway may have."""
+        file = next(self.folder.glob("mitu.*ml"))
+        text = file.read_text(encoding="utf-8")
+        if "/run/mitu/admin.sock" in text:
+            text = text.replace("/run/mitu/admin.sock", "admin.sock")
+        else:
+            text = (
+                "admin.socket = 'admin.sock'\n" if file.suffix == ".toml" else "admin: {socket: admin.sock}\n"
+            ) + text
+        file.write_text(text, encoding="utf-8")
+
+    @property
+    def readme(self) -> list[Step]:
+        return list(steps((self.folder / "README.md").read_text(encoding="utf-8")))
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def start(self, command: str) -> None:
+        log = self.folder / f"{next(self._numbers)}.log"
+        # `env`, since a command may begin with variables; `exec`, so that the program is the one that is stopped.
+        self.running.append(Program(["bash", "-c", f"exec env {command}"], log, environment=self.environment))
+
+    def follow(self, step: Step) -> None:
+        """Run a step as a reader would, who waits a moment for what is starting."""
+        if step.stays:
+            self.start(step.command.removesuffix(" &"))
+            return
+
+        def as_told() -> bool:
+            done = self.run(step.command)
+            assert done.returncode == 0, (step.command, done.stdout, done.stderr)
+            assert step.matches(done.stdout), f"{step.command}\nexpected:\n{step.expected}\nprinted:\n{done.stdout}"
+            return True
+
+        eventually(as_told, timeout=20, interval=0.3)
+
+    def close(self) -> None:
+        for program in reversed(self.running):
+            program.stop()
+            print(f"--- {shlex.join(program.command)}\n{program.log[-4000:]}")
+
+
+@pytest.fixture
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
+    name = request.param
+    for program in sorted(programs(name)):
+        if not WANTED[program].found():
+            pytest.skip(f"{program} is missing: {WANTED[program].advice}")
+    # Short, since the path of a Unix socket may be 107 bytes long at most.
+    with tempfile.TemporaryDirectory(prefix="mitu-") as root:
+        session = Session(name, Path(root))
+        yield session
+        session.close()
+
+
+@pytest.mark.parametrize("session", NAMES, indirect=True)
+def test_the_readme(session: Session) -> None:
+    certificates = Step("python ../certificates.py", "")
+    assert session.readme[0] == certificates
+    session.follow(certificates)
+    assert session.run("PYTHONPATH=. mitu check --strict mitu.*ml").returncode == 0
+    if "systemd-socket-activate" in str(session.readme) and shutil.which("systemd-socket-activate") is None:
+        pytest.skip("systemd-socket-activate is missing: apt-get install systemd")
+    for step in session.readme[1:]:
+        session.follow(step)
+        ended = [program.log for program in session.running if not program.alive()]
+        assert not ended, ended
+    gateway = next(program for program in reversed(session.running) if "mitu run" in program.command[-1])
+    assert gateway.stop() == 0, gateway.log
+
+
+def test_the_examples_that_there_are() -> None:
+    linked = re.findall(r"^\| \[(\w+)\]\(\1\) \|", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(linked) == sorted([*NAMES, "demo"])
+    assert len(NAMES) >= 9
+
+
+def test_the_smallest_is_the_one_that_the_project_began_with() -> None:
+    smallest = (EXAMPLES / "smallest" / "mitu.yaml").read_text(encoding="utf-8")
+    assert smallest == (ROOT / "tests" / "golden" / "good" / "smallest.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed", "matches"),
+    [
+        ("a\n", "a\n", True),
+        ("a\n", "a\nb\n", False),
+        ("a\n...\nb\n", "a\nb\n", True),
+        ("a\n...\nb\n", "a\nx\ny\nb\n", True),
+        ("a\n...\nb\n", "a\nx\nc\n", False),
+        ("a ... c\n", "a b c\n", True),
+        ("a ... c\n", "a b\nc\n", False),
+        ("1.5\n", "125\n", False),
+        ("a\n", "a ", True),
+        ("a\n", "", False),
+    ],
+)
+def test_what_matches(expected: str, printed: str, matches: bool) -> None:
+    assert Step("", expected).matches(printed) == matches
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing: apt-get install systemd"
+)
+def test_the_units_are_ones_that_systemd_takes(tmp_path: Path) -> None:
+    version = subprocess.run(
+        ["systemd-analyze", "--version"], check=True, capture_output=True, text=True
+    ).stdout.split()[1]
+    for name in ("mitu.service", "mitu.socket"):
+        text = (EXAMPLES / "systemd" / name).read_text(encoding="utf-8")
+        # The program has to be there; and the type is newer than the systemd of some that run this.
+        text = text.replace("/opt/mitu/bin/mitu", sys.executable)
+        if int(version.partition(".")[0]) < 253:
+            text = text.replace("Type=notify-reload", "Type=notify")
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    verify = ["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False)
+    complaints = [line for line in done.stderr.splitlines() if "mitu." in line]
+    assert (done.returncode, complaints) == (0, []), done.stderr
