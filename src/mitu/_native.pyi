@@ -18,7 +18,10 @@ class Server:
         """The bound `host:port` of each listener, by name."""
 
     def drain(self) -> None:
-        """Stop accepting, and ask every connection to finish (GOAWAY, `Connection: close`). Returns at once."""
+        """Stop accepting, and ask every connection to finish (GOAWAY, `Connection: close`).
+
+        Returns once those that had connected already are accepted: after some 100 ms.
+        """
 
     def active(self) -> int:
         """Connections that are open now, handshakes included."""

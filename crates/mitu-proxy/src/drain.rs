@@ -31,11 +31,6 @@ impl DrainSignal {
         Drain(self.0.subscribe())
     }
 
-    /// Whether draining has begun.
-    pub fn begun(&self) -> bool {
-        *self.0.borrow() != Phase::Serving
-    }
-
     /// Begins the first phase; it must be followed by [`Self::end_linger`] after [`LINGER`].
     pub fn begin(&self) {
         self.0.send_if_modified(|phase| {

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use mitu_telemetry::access_log::{AccessLog, Target};
 use mitu_telemetry::{Telemetry, connections};
@@ -25,6 +27,10 @@ use crate::listener::{Listener, ListenerError, LiveListener, Parts};
 use crate::socket;
 use crate::upstream::{self, Upstreams};
 use crate::worker::Workers;
+
+/// How long a drain waits at most for the last connections to be accepted, and how often it looks.
+const QUEUES_EMPTY: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(5);
 
 /// Why a configuration cannot be made live.
 #[derive(Debug, thiserror::Error)]
@@ -102,9 +108,8 @@ impl Serving {
         self.accepts.iter().any(|accept| !accept.is_finished())
     }
 
-    /// Connections open now. A queue that is being emptied counts as one: there may be one in it.
-    fn open(&self) -> usize {
-        self.listener.active() + usize::from(self.listener.drain.begun() && self.accepting())
+    fn ended(&self) -> bool {
+        !self.accepting() && self.listener.active() == 0
     }
 }
 
@@ -235,9 +240,15 @@ impl Server {
             state.retired.push(serving);
         }
         state.live.extend(bound.into_iter().map(|bound| bound.serve(&state.workers)));
-        state.retired.retain(|serving| serving.open() > 0);
+        state.retired.retain(|serving| !serving.ended());
         state.built = built;
         Ok(())
+    }
+
+    /// The sum of `count` over every listener that is live or still has connections.
+    fn sum(&self, count: impl Fn(&Serving) -> usize) -> usize {
+        let state = self.state.lock();
+        state.iter().flat_map(|state| state.live.values().chain(&state.retired)).map(count).sum()
     }
 
     /// The bound address of each listener, by name.
@@ -247,18 +258,22 @@ impl Server {
         live.map(|(name, serving)| (name.clone(), serving.listener.address)).collect()
     }
 
-    /// Stops accepting and asks every connection to finish. Returns at once.
+    /// Stops accepting and asks every connection to finish. Those that had connected already are accepted first, which
+    /// takes a moment: only then is [`Self::active`] complete.
     pub fn drain(&self) {
         if let Some(state) = &mut *self.state.lock() {
             state.draining = true;
             state.live.values().for_each(|serving| begin_drain(&serving.listener, &state.workers));
         }
+        let begun = Instant::now();
+        while begun.elapsed() < QUEUES_EMPTY && self.sum(|serving| usize::from(serving.accepting())) > 0 {
+            thread::sleep(POLL);
+        }
     }
 
-    /// Connections open now, handshakes included; 0 only when a drain has left none to be accepted either.
+    /// Connections open now, handshakes included.
     pub fn active(&self) -> usize {
-        let state = self.state.lock();
-        state.iter().flat_map(|state| state.live.values().chain(&state.retired)).map(Serving::open).sum()
+        self.sum(|serving| serving.listener.active())
     }
 
     /// Closes every connection and joins the workers. Lines in the access log's queue are written.

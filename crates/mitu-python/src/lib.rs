@@ -40,7 +40,8 @@ impl Server {
         self.0.addresses().into_iter().map(|(name, address)| (name, address.to_string())).collect()
     }
 
-    /// Stop accepting, and ask every connection to finish (GOAWAY, `Connection: close`). Returns at once.
+    /// Stop accepting, and ask every connection to finish (GOAWAY, `Connection: close`). Returns once those that had
+    /// connected already are accepted: after some 100 ms.
     fn drain(&self, py: Python<'_>) {
         py.detach(|| self.0.drain());
     }
