@@ -46,6 +46,14 @@ def loop() -> Iterator[Loop]:
     loop.close()
 
 
+@pytest.fixture
+def clients() -> Iterator[Loop]:
+    """A loop for asynchronous clients, apart from the servers'."""
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
 @pytest.fixture(scope="session")
 def app(loop: Loop) -> Iterator[Server]:
     """An HTTP/1.1 upstream that describes each request in JSON."""

@@ -8,7 +8,6 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
@@ -140,14 +139,6 @@ class Chat:
     def stop(self) -> None:
         self._stopping = True
         self._task.result(60)
-
-
-@pytest.fixture
-def clients() -> Iterator[Loop]:
-    """A loop of their own, apart from the servers'."""
-    loop = Loop()
-    yield loop
-    loop.close()
 
 
 def test_fifty_reloads_under_mixed_load(

@@ -6,6 +6,7 @@ It keeps to the parts of RFC 9113 and RFC 7541 that GET requests need: no dynami
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,11 @@ class Http2:
 
     @classmethod
     def open(cls, address: Address, ca: Path, *, timeout: float = 10) -> Self:
-        stream = connect(address, context(ca, ["h2"]), timeout=timeout)
+        return cls.begin(connect(address, context(ca, ["h2"]), timeout=timeout))
+
+    @classmethod
+    def begin(cls, stream: ssl.SSLSocket) -> Self:
+        """On a connection whose handshake is done."""
         assert stream.selected_alpn_protocol() == "h2"
         # Without a dynamic table a header block can be read by itself.
         settings = struct.pack("!HIHI", HEADER_TABLE_SIZE, 0, INITIAL_WINDOW_SIZE, _WINDOW)
