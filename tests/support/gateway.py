@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from support import activate
 from support.certificates import Pair
 from support.client import Address
 from support.net import eventually
@@ -50,7 +51,10 @@ def configuration(listeners: Sequence[Settings], *upstreams: Settings, **setting
 
 
 class Gateway:
-    """A gateway that runs from a configuration file in `folder`."""
+    """A gateway that runs from a configuration file in `folder`.
+
+    `wrapper`: words in front of the command; `flags`: words behind it; `inherited`: sockets by name, as from systemd.
+    """
 
     def __init__(
         self,
@@ -60,12 +64,14 @@ class Gateway:
         wrapper: Sequence[str] = (),
         flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        inherited: Sequence[tuple[str, int]] = (),
     ) -> None:
         self.folder = folder
         self.file = folder / "mitu.yaml"
         # Socket addresses hold 107 bytes, which pytest's folders can exceed; the gateway runs in this folder.
         self.socket = folder / "admin.sock"
         self._wrapper, self._flags, self._environment = wrapper, flags, environment
+        self._inherited = inherited
         self.write(settings)
         self.program = self._launch()
 
@@ -77,8 +83,16 @@ class Gateway:
         aside.replace(self.file)
 
     def _launch(self) -> Program:
-        command = [*self._wrapper, *MITU, "run", self.file, *self._flags]
-        return Program(command, self.folder / "gateway.log", environment=self._environment)
+        command: list[object] = [*self._wrapper, *MITU, "run", self.file, *self._flags]
+        if self._inherited:
+            named = [f"{name}={descriptor}" for name, descriptor in self._inherited]
+            command = [sys.executable, activate.__file__, *named, "--", *command]
+        return Program(
+            command,
+            self.folder / "gateway.log",
+            environment=self._environment,
+            descriptors=[descriptor for _, descriptor in self._inherited],
+        )
 
     def restart(self) -> Self:
         """Start again after its end, from the same file."""

@@ -14,7 +14,14 @@ from typing import Self
 class Program:
     """A running program whose output goes to a file."""
 
-    def __init__(self, command: Sequence[object], log: Path, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[object],
+        log: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
         self.command = [str(word) for word in command]
         self.log_file = log
         with log.open("ab") as output:
@@ -25,6 +32,7 @@ class Program:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 cwd=log.parent,
+                pass_fds=descriptors,
             )
 
     @property

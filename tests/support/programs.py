@@ -45,6 +45,8 @@ WANTED = {
         Wanted("mosquitto", "mosquitto"),
         Wanted("mosquitto_pub", "mosquitto-clients"),
         Wanted("chromium", "chromium"),
+        Wanted("systemd-analyze", "systemd"),
+        Wanted("systemd-socket-activate", "systemd"),
         Wanted("nginx", "nginx-light"),
         Wanted("haproxy", "haproxy"),
         Wanted("go", get="install Go 1.24 or newer from https://go.dev/dl"),
