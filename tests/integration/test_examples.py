@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,11 +21,12 @@ import pytest
 
 from support.net import eventually, free_port
 from support.process import Program
-from support.programs import WANTED
+from support.programs import WANTED, which
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 NAMES = sorted(file.parent.name for file in EXAMPLES.glob("*/mitu.*") if file.suffix in (".yaml", ".toml"))
+GATEWAY_PORT, APP_PORT, BROKER_PORT = 8470, 8490, 8491
 # The ports that examples use; each gets a free one instead.
 PORT = re.compile(r"(?<![\w.])(?:8443|8470|8490|1883|900\d)(?!\d)")
 
@@ -208,3 +212,121 @@ def test_the_units_are_ones_that_systemd_takes(tmp_path: Path) -> None:
     done = subprocess.run(verify, capture_output=True, text=True, check=False)
     complaints = [line for line in done.stderr.splitlines() if "mitu." in line]
     assert (done.returncode, complaints) == (0, []), done.stderr
+
+
+class TestTheDemo:
+    PROTOCOLS = ("HTTP/1.1", "HTTP/2", "MQTT", "private/1", "smtp")
+
+    @pytest.fixture
+    def folder(self) -> Iterator[Path]:
+        # Short, for the admin socket in it.
+        with tempfile.TemporaryDirectory(prefix="mitu-") as folder:
+            yield Path(folder)
+
+    @staticmethod
+    def command(folder: Path, *options: str) -> list[str]:
+        return [sys.executable, "-m", "examples.demo", "--folder", str(folder), *options]
+
+    def once(self, folder: Path, **environment: str) -> tuple[int, str]:
+        """Exit code and output of a run that ends by itself."""
+        done = subprocess.run(
+            self.command(folder),
+            cwd=ROOT,
+            env={**os.environ, "COLUMNS": "100", "PYTHONIOENCODING": "utf-8", **environment},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        print(done.stdout + done.stderr)
+        return done.returncode, done.stdout + done.stderr
+
+    @staticmethod
+    def ports(text: str) -> list[int]:
+        """Of the HTTP server, the broker and the gateway."""
+        return [
+            int(port) for port in re.findall(r"^  (?:HTTP server|MQTT broker|gateway) +127\.0\.0\.1:(\d+)", text, re.M)
+        ]
+
+    @pytest.mark.needs("curl")
+    @pytest.mark.needs("openssl")
+    @pytest.mark.needs("mosquitto")
+    @pytest.mark.needs("mosquitto_pub")
+    def test_every_protocol_is_answered(self, folder: Path) -> None:
+        # Where the preferred ports are free they are taken away: it must not matter.
+        with contextlib.ExitStack() as stack:
+            taken = []
+            for port in (GATEWAY_PORT, APP_PORT, BROKER_PORT):
+                with contextlib.suppress(OSError):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                taken.append(port)
+            code, text = self.once(folder)
+        assert code == 0
+        for protocol in self.PROTOCOLS:
+            assert re.search(rf"^  ✓ {re.escape(protocol)} ", text, re.MULTILINE), protocol
+        assert "5 of 5 answered as they should be\n" in text
+        assert text.count("app answers GET /hello") == 2
+        assert "refused (no_application_protocol)" in text
+        assert len(re.findall(r"over TLS 1\.3; handshake [0-9.]+ ms, [0-9.]+ ms of it in the gateway", text)) == 4
+        assert "drained and stopped" in text
+        found = self.ports(text)
+        assert len(found) == 3
+        assert not set(found) & set(taken)
+        for port in found:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), timeout=5)
+
+    @pytest.mark.parametrize("here", [(), ("mosquitto_pub", "mosquitto_sub")])
+    def test_without_the_clients(self, folder: Path, tmp_path: Path, here: tuple[str, ...]) -> None:
+        for program in ("sh", "head", "grep", *here):
+            found = which(program)
+            if found is None:
+                pytest.skip(f"{program} is missing")
+            (tmp_path / program).symlink_to(found)
+        code, text = self.once(folder, PATH=str(tmp_path))
+        if here and which("mosquitto"):
+            assert (code, "5 of 5 answered as they should be\n" in text) == (0, True)
+        else:
+            assert (code, "4 of 4 answered as they should be, MQTT left out\n" in text) == (1, True)
+            assert "is missing, so MQTT is left out; get it with: apt-get install mosquitto" in text
+        assert text.count("app answers GET /hello") == 2
+        assert len(re.findall(r"/client\.py localhost:\d+ ", text)) == 4
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    def test_it_goes_on_on_a_terminal_and_leaves_nothing_behind(self, folder: Path, number: signal.Signals) -> None:
+        ours, theirs = os.openpty()
+        with os.fdopen(ours, "rb", buffering=0) as terminal:
+            program = subprocess.Popen(
+                self.command(folder), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
+            )
+            os.close(theirs)
+            said = b""
+            with contextlib.suppress(OSError):  # What reading says once nobody has the other end.
+                while b"Ctrl-C ends it" not in said:
+                    said += terminal.read(65536)
+            text = re.sub(r"\x1b\[[0-9;]*m", "", said.decode()).replace("\r\n", "\n")
+            assert program.poll() is None, text
+            parts = [int(pid) for pid in Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()]
+            assert len(parts) == len(self.ports(text)) >= 2
+            other, complaint = self.once(folder)
+            assert (other, "a demo is running in" in complaint) == (1, True)
+            program.send_signal(number)
+            with contextlib.suppress(OSError):
+                while terminal.read(65536):
+                    pass
+            code = program.wait(30)
+        assert code in {signal.SIGINT: (0, 1), signal.SIGTERM: (143,), signal.SIGKILL: (-9,)}[number]
+        eventually(lambda: not any(map(runs, parts)), 20)
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        code, text = self.once(tmp_path / "file" / "demo")
+        assert (code, "name another one with --folder" in text) == (1, True)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there, and not only waiting for somebody to take note of its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

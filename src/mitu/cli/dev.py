@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mitu.cli.check import to_yaml
-from mitu.cli.output import Exit, console, print_json
+from mitu.cli.output import Exit, console, print_error, print_json
 
 if TYPE_CHECKING:
     from mitu.dev.authority import Authority
@@ -112,8 +112,7 @@ def command(
     except WantedError as error:
         raise typer.BadParameter(str(error)) from None
     except MituError as error:
-        told = Text.assemble(("error", "bold red"), f": {error}{_next_step(str(error), port)}")
-        console(stderr=True).print(told)
+        print_error(f"{error}{_next_step(str(error), port)}", console(stderr=True))
         raise typer.Exit(int(Exit.PROBLEM)) from None
 
 
@@ -157,9 +156,7 @@ def _welcome(serving: Serving) -> None:
     out.print()
     _row(out, "certificate", f"{', '.join(serving.covered)}; until {serving.expires:%Y-%m-%d}")
     _row(out, "authority", ca)
-    _row(
-        out, "", "trusted by this system" if trusted else "not trusted by this system; 'mitu dev --trust' changes that"
-    )
+    _row(out, "", "trusted by this system" if trusted else "not trusted here yet; 'mitu dev --trust' changes that")
     _row(out, "try it", shlex.join(curl))
     _row(out, "grow out", f"{shlex.join(['mitu', 'dev', *_options(serving), '--print-config'])} > mitu.yaml")
     _row(out, "", "mitu run mitu.yaml")
@@ -227,7 +224,8 @@ def _change_trust(authority: Authority, *, add: bool, as_json: bool) -> None:
             out.print(_told(outcome, add=add))
         for line in advice:
             out.print(Text(line, style="yellow"))
-    well = bool(outcomes) and all(outcome.error is None for outcome in outcomes)
+    # What could not be looked at is not well: a browser whose store needs a tool that is missing.
+    well = bool(outcomes) and all(outcome.error is None for outcome in outcomes) and not advice
     if well and add and not as_json:
         console().print("restart browsers that are open, then: mitu dev", markup=False)
     raise typer.Exit(int(Exit.OK if well else Exit.PROBLEM))
@@ -237,20 +235,19 @@ def _told(outcome: Outcome, *, add: bool) -> Text:
     if outcome.error is not None:
         text = Text.assemble(("failed", "bold red"), f"  {outcome.store}: {outcome.error}")
         return text.append(f"\n        by hand: {outcome.by_hand}") if outcome.by_hand else text
-    done = (
-        ("trusts it now" if add else "no longer trusts it")
-        if outcome.changed
-        else ("trusted it already" if add else "did not trust it")
+    changed, unchanged = (
+        ("trusts it now", "trusted it already") if add else ("no longer trusts it", "did not trust it")
     )
-    return Text.assemble(("ok", "green"), f"      {outcome.store} {done}")
+    return Text.assemble(("ok", "green"), f"      {outcome.store} {changed if outcome.changed else unchanged}")
 
 
 def _next_step(error: str, port: int) -> str:
     """What most people do about an error of the operating system."""
     if "Address already in use" in error:
-        free = f"'mitu dev --port {port + 1}', or '--port 0' for any that is free"
+        other = port + 1 if port < 65535 else DEFAULT_PORT
         return (
-            f"\n  = another program has port {port}; take another: {free}\n  = who has it: ss -ltnp 'sport = :{port}'"
+            f"\n  = take another: 'mitu dev --port {other}', or '--port 0' for any that is free"
+            f"\n  = who has it: ss -ltnp 'sport = :{port}'"
         )
     if "Permission denied" in error:
         return f"\n  = ports below 1024 are root's; 'mitu dev --port {DEFAULT_PORT}' needs no rights"
