@@ -7,6 +7,7 @@ is content: an event that leaves all of it as it was leads to nothing.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
@@ -27,6 +28,8 @@ _AT_LATEST_MS = 1_000
 _LOOK_ANYWAY_MS = 5_000
 """Content is compared this often without an event too: some file systems tell of none."""
 
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
+_TRY_AGAIN = 1.0
 
 Fingerprint = dict[Path, bytes | None]
 
@@ -40,11 +43,11 @@ async def changes(files: Callable[[], Iterable[Path]], known: Fingerprint) -> As
         folders = _folders(files())
         async with aclosing(_events(folders)) as events:
             async for _ in events:
-                found = await asyncio.to_thread(fingerprint, files())
+                found = await _look(files)
                 if any(known.get(file, content) != content for file, content in found.items()):
                     yield
                     # Files that are new to the set count from now on; the others from before they were read.
-                    known = await asyncio.to_thread(fingerprint, files())
+                    known = await _look(files)
                     known |= {file: content for file, content in found.items() if file in known}
                 if _folders(files()) != folders:
                     break
@@ -63,8 +66,17 @@ def named_files(value: object) -> Iterator[Path]:
 
 
 def fingerprint(files: Iterable[Path]) -> Fingerprint:
-    """The SHA-256 of each file; None for one that cannot be read."""
+    """The SHA-256 of each file; None for one that cannot be read. OSError when this process can open none at all."""
     return {file: _digest(file) for file in files}
+
+
+async def _look(files: Callable[[], Iterable[Path]]) -> Fingerprint:
+    """The content of `files`, as soon as this process may open files again."""
+    while True:
+        try:
+            return await asyncio.to_thread(fingerprint, files())
+        except OSError:
+            await asyncio.sleep(_TRY_AGAIN)
 
 
 async def _events(folders: set[Path]) -> AsyncGenerator[None]:
@@ -102,5 +114,7 @@ def _folders(files: Iterable[Path]) -> set[Path]:
 def _digest(file: Path) -> bytes | None:
     try:
         return hashlib.sha256(file.read_bytes()).digest()
-    except OSError:
+    except OSError as error:
+        if error.errno in _OUT_OF_FILES:
+            raise
         return None
