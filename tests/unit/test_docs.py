@@ -266,7 +266,7 @@ def test_commands_that_are_named_exist(block: Block) -> None:
     tasks = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     assert set(re.findall(r"^make ([a-z-]+)", text, re.M)) <= set(tasks)
     group = typer.main.get_command(app)
-    for name, rest in re.findall(r"(?:^|\s)mitu (\w[\w-]*)([^\n|&>]*)", text):
+    for name, rest in re.findall(r"^(?:[A-Z_]+=\S+ )*mitu (\w[\w-]*)([^\n|&>]*)", text, re.M):
         assert name in COMMANDS, f"{block}: mitu {name}"
         command = group.get_command(typer.Context(group), name)  # type: ignore[attr-defined]
         options = {one for parameter in command.params for one in (*parameter.opts, *parameter.secondary_opts)}
