@@ -85,7 +85,9 @@ pub enum HandlerConfig {
     Http1,
     Http2,
     /// The decrypted bytes are relayed to an upstream; `mqtt` and private protocols.
-    Relay { upstream: String },
+    Relay {
+        upstream: String,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -169,11 +171,18 @@ pub enum FilterConfig {
     RequestHeaders(HeaderOps),
     ResponseHeaders(HeaderOps),
     /// The matched prefix is replaced (`PathMatch::Prefix` only).
-    RewritePrefix { to: String },
+    RewritePrefix {
+        to: String,
+    },
     /// The first match of `pattern` in the path is replaced; `$1` refers to groups.
-    RewriteRegex { pattern: String, to: String },
+    RewriteRegex {
+        pattern: String,
+        to: String,
+    },
     /// The `Host` header (`:authority`) the upstream sees.
-    Host { to: String },
+    Host {
+        to: String,
+    },
 }
 
 /// Applied in this order: remove, set, add.

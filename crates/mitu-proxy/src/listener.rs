@@ -184,7 +184,12 @@ struct Offered {
 impl AlpnCounters {
     fn new(telemetry: &Telemetry, listener: &str) -> Self {
         let (hit, miss) = telemetry.tls.alpn_cache(listener);
-        Self { hit, miss, offered: (0..=OFFERED_SETS).map(|_| Offered::default()).collect(), absent: Offered::default() }
+        Self {
+            hit,
+            miss,
+            offered: (0..=OFFERED_SETS).map(|_| Offered::default()).collect(),
+            absent: Offered::default(),
+        }
     }
 }
 
@@ -199,12 +204,7 @@ pub struct LiveListener {
 
 impl LiveListener {
     pub fn new(address: SocketAddr, listener: Arc<Listener>) -> Self {
-        Self {
-            address,
-            current: ArcSwap::new(listener),
-            drain: DrainSignal::new(),
-            active: AtomicUsize::new(0),
-        }
+        Self { address, current: ArcSwap::new(listener), drain: DrainSignal::new(), active: AtomicUsize::new(0) }
     }
 
     /// Takes one of the listener's `limits.connections` slots; none: they are all taken.

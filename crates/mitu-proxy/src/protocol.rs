@@ -15,5 +15,8 @@ pub enum Protocol {
     H1,
     H2,
     /// MQTT and private protocols: the decrypted bytes go to an upstream.
-    Relay { upstream: Arc<Upstream>, metrics: RelayMetrics },
+    Relay {
+        upstream: Arc<Upstream>,
+        metrics: RelayMetrics,
+    },
 }

@@ -14,7 +14,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::BadPath
         | Reason::BadBody
         | Reason::ClientClosed => StatusCode::BAD_REQUEST,
-        Reason::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
+        Reason::HeaderTimeout | Reason::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         Reason::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Reason::UriTooLong => StatusCode::URI_TOO_LONG,
         Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

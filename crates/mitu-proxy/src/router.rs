@@ -54,6 +54,7 @@ impl BuildError {
 pub struct Router {
     routes: Box<[Route]>,
     hosts: HostIndex,
+    asks_for_claims: bool,
     /// Counts what no route matched.
     unmatched: RouteMetrics,
 }
@@ -115,8 +116,9 @@ impl Router {
                 Route::build(config, upstreams, metrics(&config.name))
                     .map_err(|source| BuildError::Route { route: config.name.clone(), source: Box::new(source) })
             })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { routes: compiled, hosts: HostIndex::build(routes), unmatched: metrics("") })
+            .collect::<Result<Box<[Route]>, _>>()?;
+        let asks_for_claims = compiled.iter().any(|route| route.matcher.asks_for_claims());
+        Ok(Self { routes: compiled, asks_for_claims, hosts: HostIndex::build(routes), unmatched: metrics("") })
     }
 
     /// The first route that matches, by its number. `host`: as the request gives it; `path`: in its normal spelling.
@@ -135,6 +137,11 @@ impl Router {
             .iter()
             .map(|&index| index as usize)
             .find(|&index| self.routes[index].matcher.matches(path, method, headers))
+    }
+
+    /// Whether a route depends on what only a proxy may claim.
+    pub fn asks_for_claims(&self) -> bool {
+        self.asks_for_claims
     }
 
     /// A route by the number that [`Self::find`] gave.

@@ -175,7 +175,10 @@ impl Upstream {
             Some(HashKey::ServerName) => {
                 balancer::hash(connection.server_name.as_deref().unwrap_or_default().as_bytes())
             }
-            Some(HashKey::Path) => balancer::hash(path.unwrap_or_default().as_bytes()),
+            Some(HashKey::Path) => {
+                let path = path.unwrap_or_default();
+                balancer::hash(path.split('?').next().unwrap_or_default().as_bytes())
+            }
             Some(HashKey::Header(name)) => {
                 let value = headers.and_then(|headers| headers.get(name.as_str()));
                 balancer::hash(value.map(http::HeaderValue::as_bytes).unwrap_or_default())

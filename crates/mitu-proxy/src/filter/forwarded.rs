@@ -173,7 +173,7 @@ fn claim(name: &str) -> Option<Claim> {
     let bytes = name.as_bytes();
     match bytes.first() {
         Some(b'f') => (name == "forwarded").then_some(Claim::Origin),
-        Some(b'x') if matches!(bytes.get(1), Some(b'-' | b'_')) => {
+        Some(b'x') if bytes.get(1).is_some_and(|byte| is_mark(*byte)) => {
             if same(bytes, b"x-forwarded-", true) || same(bytes, b"x-real-ip", false) {
                 Some(Claim::Origin)
             } else if same(bytes, b"x-client-cert-", true) || same(bytes, b"x-client-verified", false) {
@@ -186,10 +186,15 @@ fn claim(name: &str) -> Option<Claim> {
     }
 }
 
-/// Whether `name` is, or begins with, `wanted`, underscores standing for dashes.
+/// Whether `name` is, or begins with, `wanted`, whatever stands for its dashes: many servers hand on headers as variables,
+/// in which every other character has become an underscore.
 fn same(name: &[u8], wanted: &[u8], begins: bool) -> bool {
     (name.len() == wanted.len() || (begins && name.len() > wanted.len()))
-        && name.iter().zip(wanted).all(|(found, wanted)| found == wanted || (*found == b'_' && *wanted == b'-'))
+        && name.iter().zip(wanted).all(|(found, wanted)| found == wanted || (is_mark(*found) && *wanted == b'-'))
+}
+
+fn is_mark(byte: u8) -> bool {
+    !byte.is_ascii_alphanumeric()
 }
 
 /// Removes claims that are not the peer's to make, and misspelt ones from everybody.
@@ -199,7 +204,7 @@ fn remove_claims(headers: &mut HeaderMap, trusted: bool) {
         .filter(|name| match claim(name.as_str()) {
             None => false,
             Some(Claim::Identity) => true,
-            Some(Claim::Origin) => !trusted || name.as_str().contains('_'),
+            Some(Claim::Origin) => !trusted || name.as_str().bytes().any(|byte| byte != b'-' && is_mark(byte)),
         })
         .cloned()
         .collect();
@@ -232,7 +237,7 @@ mod tests {
         Claims::new("192.0.2.7:5000".parse().unwrap(), identity, trusted)
     }
 
-    const SPOOFED: [(&str, &str); 10] = [
+    const SPOOFED: [(&str, &str); 12] = [
         ("forwarded", "for=1.1.1.1"),
         ("x-forwarded-for", "1.1.1.1"),
         ("x_forwarded_for", "1.1.1.1"),
@@ -243,6 +248,8 @@ mod tests {
         ("x_client_verified", "SUCCESS"),
         ("x_client_cert_subject", "CN=root"),
         ("x-client_cert-san", "DNS:root"),
+        ("x.client.verified", "SUCCESS"),
+        ("x-forwarded.for", "1.1.1.1"),
     ];
 
     #[test]

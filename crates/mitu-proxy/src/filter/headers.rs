@@ -148,6 +148,7 @@ fn strip_nominated(headers: &mut HeaderMap) -> bool {
             && name != header::HOST
             && name != header::CONTENT_LENGTH
             && name != header::TE
+            && !super::forwarded::claims_proxy(&name)
         {
             headers.remove(name);
         }

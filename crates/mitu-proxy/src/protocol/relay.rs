@@ -96,7 +96,13 @@ thread_local! {
 }
 
 impl Direction {
-    fn poll<R, W>(&mut self, context: &mut Context<'_>, from: &mut R, to: &mut W, buffer: usize) -> Poll<io::Result<()>>
+    fn poll<R, W>(
+        &mut self,
+        context: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        buffer: usize,
+    ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,

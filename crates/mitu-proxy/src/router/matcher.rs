@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderName, Method};
 use regex::Regex;
 
 use crate::config::{HeaderMatch, HeaderValueMatch, MatchConfig, PathMatch};
+use crate::filter::forwarded::claims_proxy;
 use crate::router::BuildError;
 
 /// Every condition but the host, which [`super::hosts`] has decided already.
@@ -52,6 +53,11 @@ impl Matcher {
         self.path.as_ref().is_none_or(|matcher| matcher.matches(path))
             && (self.methods.is_empty() || self.methods.contains(method))
             && self.headers.iter().all(|(name, value)| value.matches(headers, name))
+    }
+
+    /// Whether a header is asked for that only a proxy may set.
+    pub fn asks_for_claims(&self) -> bool {
+        self.headers.iter().any(|(name, _)| claims_proxy(name))
     }
 
     /// The prefix that a matching path begins with.

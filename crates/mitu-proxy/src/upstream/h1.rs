@@ -26,7 +26,7 @@ use crate::protocol::http::h1::head::{Framing, HeadLimits, ResponseHead, find_en
 use crate::protocol::http::h1::transport::{HEAD_READ, Transport};
 
 /// What is accepted of a response's head.
-const LIMITS: HeadLimits = HeadLimits { bytes: 128 * 1024, headers: 256 };
+const LIMITS: HeadLimits = HeadLimits { bytes: 128 * 1024, headers: 100 };
 
 /// Read at once from a response's body.
 const BODY_READ: usize = 64 * 1024;
@@ -127,9 +127,8 @@ impl H1Connection {
             Ok(head) => Ok(self.respond(head, upload, pool)),
             Err(error) => {
                 let stale = reused && !answering && error.reason == Reason::ResetBeforeResponse;
-                if !upload.body.is_started() {
-                    *body = upload.body.take();
-                }
+                // Given back whatever became of it: a body that was begun cannot be sent again, and must say so.
+                *body = upload.body.take();
                 Err(Unanswered { error, stale })
             }
         }
@@ -301,6 +300,10 @@ impl H1Body {
         let transport = &mut connection.transport;
         if let Some(upload) = &mut self.upload {
             upload.poll(context, transport);
+            if upload.refused().is_some() {
+                // The endpoint waits for what will not come.
+                return Poll::Ready(Some(Err(BodyError::Over)));
+            }
             if upload.is_done() {
                 self.upload = None;
             }
@@ -315,10 +318,10 @@ impl H1Body {
                 Decoded::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
                 Decoded::End => None,
                 Decoded::More => {
-                    if ready!(transport.poll_fill(context, BODY_READ))? == 0 {
-                        if let Err(error) = self.decoder.end_of_input() {
-                            return Poll::Ready(Some(Err(error.into())));
-                        }
+                    if ready!(transport.poll_fill(context, BODY_READ))? == 0
+                        && let Err(error) = self.decoder.end_of_input()
+                    {
+                        return Poll::Ready(Some(Err(error.into())));
                     }
                     continue;
                 }

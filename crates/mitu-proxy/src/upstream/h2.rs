@@ -24,6 +24,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is accepted of a response's headers.
 const HEADER_LIST: u32 = 128 * 1024;
 
+/// As large as it can be. What a connection holds is bounded by its streams' windows; with a smaller one, a few clients
+/// that do not read would stop everybody's responses.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
 #[derive(Debug)]
 pub struct H2Connection {
     sender: SendRequest<RequestBody>,
@@ -64,7 +68,7 @@ impl H2Connection {
         let (sender, mut driver) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(window)
-            .initial_connection_window_size(window.saturating_mul(16))
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING_TIMEOUT)

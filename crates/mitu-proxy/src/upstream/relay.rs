@@ -38,8 +38,8 @@ impl Upstream {
         let shard = self.shard(connection);
         let hash = self.hash(connection, None, None);
         let mut tried = Vec::new();
+        let mut index = self.choose(shard, hash, &tried)?;
         loop {
-            let index = self.choose(shard, hash, &tried)?;
             let endpoint = &self.endpoints[index];
             let active = Active::new(endpoint);
             let preamble = self.config.proxy_protocol.then(|| proxy_protocol::header(connection));
@@ -54,8 +54,9 @@ impl Upstream {
                 Err(error) => {
                     endpoint.failed(&error);
                     tried.push(index);
-                    if tried.len() == self.endpoints.len().min(MAX_TRIES) {
-                        return Err(error.at(&endpoint.address));
+                    match self.choose(shard, hash, &tried) {
+                        Ok(next) if tried.len() < MAX_TRIES => index = next,
+                        _ => return Err(error.at(&endpoint.address)),
                     }
                 }
             }

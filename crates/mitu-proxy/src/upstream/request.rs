@@ -146,10 +146,10 @@ impl Upstream {
                 Err(error) => {
                     endpoint.failed(&error);
                     tried.push(index);
-                    if tried.len() == self.endpoints.len().min(MAX_TRIES) {
-                        return Err(error.at(&endpoint.address));
+                    match self.choose(shard, hash, &tried) {
+                        Ok(next) if tried.len() < MAX_TRIES => index = next,
+                        _ => return Err(error.at(&endpoint.address)),
                     }
-                    index = self.choose(shard, hash, &tried)?;
                     continue;
                 }
             };
@@ -193,10 +193,19 @@ impl Upstream {
             return Ok(Link::H1(connection));
         }
         if self.config.protocol == UpstreamProtocol::Http2 {
-            let _opening = pool.opening.lock().await;
+            let first = pool.opening.try_lock();
+            let waited = first.is_err();
+            let _opening = match first {
+                Ok(opening) => opening,
+                Err(_) => pool.opening.lock().await,
+            };
             if let Some(connection) = pool.shared() {
                 endpoint.metrics.reused.inc();
                 return Ok(Link::H2(connection));
+            }
+            // Whoever was waited for has failed: trying again one by one would take everybody's time.
+            if waited && endpoint.is_resting() {
+                return Err(UpstreamError::new(Reason::ConnectFailed));
             }
             return self.open(endpoint, request, pool).await;
         }

@@ -22,9 +22,11 @@ async fn read_exactly(stream: &mut TcpStream, length: usize) -> Vec<u8> {
 /// Reads a chunked body as it stands on the wire.
 async fn read_chunked(stream: &mut TcpStream) -> String {
     let mut wire = Vec::new();
-    while !wire.ends_with(b"0\r\n\r\n")
-        && !(wire.windows(5).any(|five| five == b"\r\n0\r\n") && wire.ends_with(b"\r\n\r\n"))
-    {
+    let is_whole = |wire: &[u8]| {
+        let has_last_chunk = wire.starts_with(b"0\r\n") || wire.windows(5).any(|five| five == b"\r\n0\r\n");
+        has_last_chunk && wire.ends_with(b"\r\n\r\n")
+    };
+    while !is_whole(&wire) {
         wire.push(tokio::time::timeout(PATIENCE, stream.read_u8()).await.expect("bytes in time").unwrap());
     }
     String::from_utf8(wire).unwrap()

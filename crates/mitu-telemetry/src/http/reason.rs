@@ -61,6 +61,8 @@ reasons! {
     BadBody => "bad_body", Downstream;
     /// The head was not complete in time.
     HeaderTimeout => "header_timeout", Downstream;
+    /// The client had not sent its body when the route's time was over.
+    BodyTimeout => "body_timeout", Downstream;
     HeaderTooLarge => "header_too_large", Downstream;
     UriTooLong => "uri_too_long", Downstream;
     BodyTooLarge => "body_too_large", Downstream;

@@ -99,6 +99,11 @@ impl Account {
         self.progress.as_ref()?.failed()
     }
 
+    /// Whether the client owes a piece of the request's body.
+    pub fn awaits_body(&self) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.is_awaited())
+    }
+
     /// The host that a request without a `Host` header is for.
     pub fn for_host(&mut self, host: &HeaderValue) {
         if let Some(log) = &mut self.log {
@@ -198,6 +203,9 @@ impl Drop for Account {
     fn drop(&mut self) {
         if !self.delivered {
             self.reason.get_or_insert(Reason::ClientClosed);
+        }
+        if let Some(progress) = &self.progress {
+            progress.abandon();
         }
         let received = self.progress.as_ref().map_or(self.relayed, |progress| progress.received());
         let duration = self.started.elapsed();

@@ -3,14 +3,15 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mitu_telemetry::http::Reason;
+use parking_lot::Mutex;
 
 use super::account::Account;
 use super::h1::decode::DecodeError;
@@ -57,6 +58,11 @@ pub struct Progress {
     received: AtomicU64,
     /// The reason it failed, plus one.
     failed: AtomicU8,
+    over: AtomicBool,
+    /// The client owes the next piece.
+    awaited: AtomicBool,
+    /// Of the task that reads it, which may be another than the one that answers.
+    reader: Mutex<Option<Waker>>,
 }
 
 impl Progress {
@@ -68,6 +74,25 @@ impl Progress {
     pub fn failed(&self) -> Option<Reason> {
         let failed = usize::from(self.failed.load(Ordering::Relaxed));
         Reason::ALL.get(failed.checked_sub(1)?).copied()
+    }
+
+    /// Whether the client is the one that is waited for.
+    pub fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
+    }
+
+    /// The exchange is over: nobody is to wait for the rest.
+    pub fn abandon(&self) {
+        self.over.store(true, Ordering::Release);
+        if let Some(reader) = self.reader.lock().take() {
+            reader.wake();
+        }
+    }
+
+    /// Whether it is over; if not, the reader will be told.
+    fn is_over(&self, context: &Context<'_>) -> bool {
+        self.reader.lock().replace(context.waker().clone());
+        self.over.load(Ordering::Acquire)
     }
 
     fn fail(&self, error: &BodyError) {
@@ -171,7 +196,18 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         this.started = true;
-        let frame = match ready!(this.poll_source(context)) {
+        let polled = this.poll_source(context);
+        if let Some(progress) = &this.progress {
+            progress.awaited.store(polled.is_pending(), Ordering::Relaxed);
+        }
+        if polled.is_pending()
+            && let Some(progress) = &this.progress
+            && progress.is_over(context)
+        {
+            this.source = Source::Empty;
+            return Poll::Ready(Some(Err(BodyError::Over)));
+        }
+        let frame = match ready!(polled) {
             None => {
                 this.source = Source::Empty;
                 return Poll::Ready(None);
@@ -238,7 +274,17 @@ enum Inner {
 
 impl ResponseBody {
     fn new(inner: Inner, account: Account) -> Self {
-        Self { inner, account, stream: None }
+        let mut body = Self { inner, account, stream: None };
+        // A body at its end is not asked for.
+        if !matches!(body.inner, Inner::Upgrade(_)) && body.is_end_stream() {
+            body.account.delivered();
+        }
+        body
+    }
+
+    /// The response is complete without its body: `HEAD`, `304`.
+    pub fn delivered(&mut self) {
+        self.account.delivered();
     }
 
     /// Keeps `stream` in progress until this body is done with.
@@ -267,12 +313,20 @@ impl ResponseBody {
         self.account.failure()
     }
 
-    /// The other side of the connection's next protocol, and the account of what goes over it.
-    pub fn into_upgrade(self) -> Result<(Upgrade, Account), Self> {
-        match self.inner {
-            Inner::Upgrade(upgrade) => Ok((*upgrade, self.account)),
-            inner => Err(Self { inner, account: self.account, stream: self.stream }),
+    /// The other side of the connection's next protocol, once.
+    pub fn take_upgrade(&mut self) -> Option<Box<Upgrade>> {
+        match std::mem::replace(&mut self.inner, Inner::Empty) {
+            Inner::Upgrade(upgrade) => Some(upgrade),
+            inner => {
+                self.inner = inner;
+                None
+            }
         }
+    }
+
+    /// The account, for what comes after the response.
+    pub fn into_account(self) -> Account {
+        self.account
     }
 }
 
@@ -313,7 +367,8 @@ impl Body for ResponseBody {
                 }
             }
             Some(Err(error)) => {
-                this.account.fail(Reason::ResponseIncomplete);
+                let reason = this.account.body_failed().unwrap_or(Reason::ResponseIncomplete);
+                this.account.fail(reason);
                 Some(Err(error))
             }
         })

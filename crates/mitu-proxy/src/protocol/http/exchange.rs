@@ -42,6 +42,7 @@ pub async fn exchange(
     let mut account = Account::open(downstream, &request.method, &request.uri, &request.headers);
     account.has_body(request.body.progress());
     let audience = Audience::of(&request.headers);
+    let method = request.method.clone();
     match answer(downstream, request, &mut account, timer).await {
         Ok(Answered::Own { status, headers, body }) => {
             account.answer(status);
@@ -60,13 +61,16 @@ pub async fn exchange(
             *response.headers_mut() = headers;
             response
         }
-        Err(reason) => refuse(reason, audience, account),
+        Err(reason) => refuse(reason, audience, &method, account),
     }
 }
 
 /// The answer to a request that failed.
-pub fn refuse(reason: Reason, audience: Audience, mut account: Account) -> Response<ResponseBody> {
-    let answer = respond::failure(reason, audience);
+pub fn refuse(reason: Reason, audience: Audience, method: &Method, mut account: Account) -> Response<ResponseBody> {
+    let mut answer = respond::failure(reason, audience);
+    if *method == Method::HEAD {
+        answer.body.clear();
+    }
     account.answer(answer.status);
     account.fail(reason);
     let mut response = Response::new(ResponseBody::full(answer.body, account));
@@ -101,6 +105,11 @@ async fn answer(
         return Err(Reason::ExpectationFailed);
     }
 
+    // Routes that ask who the client is are told by this gateway, not by the client.
+    let claims_first = listener.router.asks_for_claims();
+    if claims_first {
+        downstream.claims.apply(&mut request.headers);
+    }
     let path = normalise(request.uri.path()).map_err(|_| Reason::BadPath)?;
     let host = request.headers.get(header::HOST);
     if let Some(host) = host {
@@ -123,9 +132,11 @@ async fn answer(
             redirect_to(route, redirect, host_text, &format!("{path}{query}"))
         }
         Action::Upstream { upstream, timeout } => {
-            let target = target(&request.uri, path, route);
+            let target = target(&request.uri, path, route)?;
             let hop = strip_hop_by_hop(&mut request.headers);
-            downstream.claims.apply(&mut request.headers);
+            if !claims_first {
+                downstream.claims.apply(&mut request.headers);
+            }
             route.filters.apply_request(&mut request.headers);
             if let Some(host) = route.filters.host() {
                 request.headers.insert(header::HOST, host.clone());
@@ -172,18 +183,25 @@ fn redirect_to(route: &Route, redirect: &Redirect, host: &str, path_and_query: &
 }
 
 /// Path and query for the upstream: as they came, where neither spelling nor filters change them.
-fn target<'a>(uri: &'a Uri, path: Cow<'a, str>, route: &Route) -> Cow<'a, str> {
-    let path = match route.filters.rewrite(&path) {
-        Some(rewritten) => Cow::Owned(rewritten),
-        None => path,
+fn target<'a>(uri: &'a Uri, path: Cow<'a, str>, route: &Route) -> Result<Cow<'a, str>, Reason> {
+    let rewritten = route.filters.rewrite(&path);
+    let (path, added) = match &rewritten {
+        None => (path, None),
+        Some(rewritten) => {
+            let (path, added) =
+                rewritten.split_once('?').map_or((&**rewritten, None), |(path, query)| (path, Some(query)));
+            // What was cut out of a segment may be dots.
+            (Cow::Owned(normalise(path).map_err(|_| Reason::BadPath)?.into_owned()), added)
+        }
     };
-    match (path, uri.path_and_query()) {
+    Ok(match (path, uri.path_and_query()) {
         (Cow::Borrowed(_), Some(whole)) if whole.as_str().starts_with('/') => Cow::Borrowed(whole.as_str()),
-        (path, _) => match uri.query() {
-            Some(query) => Cow::Owned(format!("{path}?{query}")),
-            None => path,
+        (path, _) => match (added, uri.query()) {
+            (None, None) => path,
+            (Some(query), None) | (None, Some(query)) => Cow::Owned(format!("{path}?{query}")),
+            (Some(added), Some(query)) => Cow::Owned(format!("{path}?{added}&{query}")),
         },
-    }
+    })
 }
 
 /// Whether a protocol is one that may go through unseen. With `h2c` a client would send further requests past the
@@ -238,6 +256,7 @@ impl Proxy<'_> {
         };
         let deadline = Instant::from_std(account.started()) + self.timeout;
         let answer = match timer.limit(deadline, self.upstream.request(&outbound, body)).await {
+            None if account.awaits_body() => return Err(Reason::BodyTimeout),
             None => return Err(Reason::ResponseTimeout),
             Some(Err(error)) => {
                 if let Some(endpoint) = &error.endpoint {

@@ -144,7 +144,13 @@ where
             if let Poll::Ready(result) = connection.as_mut().poll(context) {
                 return Poll::Ready(result.map_err(DownstreamError::from));
             }
-            let expired = timer.poll(context, activity.deadline(&listener.timeouts)).is_ready();
+            // Streams move without waking the connection, so it looks again before a longer deadline than this.
+            let deadline = activity.deadline(&listener.timeouts);
+            let look = Instant::now() + Duration::from_millis(listener.timeouts.idle_ms);
+            let expired = timer.poll(context, deadline.min(look)).is_ready();
+            if expired && activity.deadline(&listener.timeouts) > Instant::now() {
+                continue;
+            }
             if expired && (closing || !activity.is_idle()) {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut).into()));
             }
@@ -186,7 +192,8 @@ async fn serve_stream(
         validate::single_content_length(&parts.headers).err()
     };
     let mut response = if let Some(reason) = refusal {
-        refuse(reason, audience, Account::open(downstream, &parts.method, &parts.uri, &parts.headers))
+        let account = Account::open(downstream, &parts.method, &parts.uri, &parts.headers);
+        refuse(reason, audience, &parts.method, account)
     } else {
         let mut headers = parts.headers;
         let expect = match headers.remove(header::EXPECT) {

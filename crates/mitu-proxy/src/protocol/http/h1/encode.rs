@@ -13,7 +13,8 @@ use super::transport::Outgoing;
 /// Frames up to this size are copied behind what waits already: one system call, one TLS record.
 const COPIED: usize = 16 * 1024;
 
-/// Writes the head of a request. The headers hold neither `Connection` nor framing, but for `Content-Length`.
+/// Writes the head of a request. The headers hold no `Connection`; whatever `Content-Length` they hold, the length that
+/// is written is the one that the body will be held to.
 pub fn request(
     out: &mut Vec<u8>,
     method: &Method,
@@ -26,18 +27,20 @@ pub fn request(
     for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
-    fields(out, headers);
+    for (name, value) in headers {
+        if name != header::CONTENT_LENGTH {
+            field(out, name, value);
+        }
+    }
     if !connection.is_empty() {
         for part in ["connection: ", connection, "\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
     }
-    framing_field(
-        out,
-        headers,
-        framing,
-        !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE),
-    );
+    match framing {
+        Framing::Length(0) if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE) => {}
+        framing => framing_field(out, framing),
+    }
     out.extend_from_slice(b"\r\n");
 }
 
@@ -70,8 +73,10 @@ pub fn response(
         Persistence::KeepAlive => out.extend_from_slice(b"connection: keep-alive\r\n"),
         Persistence::Close => out.extend_from_slice(b"connection: close\r\n"),
     }
-    if let Some(framing) = framing {
-        framing_field(out, headers, framing, true);
+    match framing {
+        Some(Framing::Length(_)) if headers.contains_key(header::CONTENT_LENGTH) => {}
+        Some(framing) => framing_field(out, framing),
+        None => {}
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -108,13 +113,10 @@ fn field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// `announce_empty`: whether the lack of a body must be said.
-fn framing_field(out: &mut Vec<u8>, headers: &HeaderMap, framing: Framing, announce_empty: bool) {
+fn framing_field(out: &mut Vec<u8>, framing: Framing) {
     match framing {
         Framing::UntilClose => {}
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::Length(_) if headers.contains_key(header::CONTENT_LENGTH) => {}
-        Framing::Length(0) if !announce_empty => {}
         Framing::Length(length) => field(out, &header::CONTENT_LENGTH, &HeaderValue::from(length)),
     }
 }

@@ -83,11 +83,6 @@ pub fn find_end(buffer: &[u8], scanned: &mut usize, strict: bool) -> Result<Opti
     Ok(None)
 }
 
-/// The number of empty lines before a request line, which are ignored (RFC 9112, section 2.2), in bytes.
-pub fn leading_blank(buffer: &[u8]) -> usize {
-    buffer.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count() * 2
-}
-
 /// Parses a whole head, its last empty line included.
 pub fn parse_request(head: &Bytes, limits: HeadLimits) -> Result<RequestHead, Reason> {
     let mut room;
@@ -165,24 +160,19 @@ pub fn parse_response(head: &Bytes, limits: HeadLimits, method: &Method) -> Resu
             headers.append(name, value);
         }
     }
-    let mut keep_alive = fields.keep_alive();
     let bodiless = *method == Method::HEAD
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let framing = match (fields.transfer_encoding, fields.content_length) {
         _ if bodiless => Framing::Length(0),
-        (Some(coding), length) => {
-            // RFC 9112, section 6.3: the coding overrides the length, and the connection is not to be trusted.
-            if length.is_some() {
-                headers.remove(header::CONTENT_LENGTH);
-                keep_alive = false;
-            }
-            if coding == Coding::Chunked { Framing::Chunked } else { Framing::UntilClose }
-        }
+        (Some(Coding::Chunked), None) => Framing::Chunked,
+        // Two framings may be an attempt at splitting responses (RFC 9112, section 6.3); a coding that nobody asked for
+        // cannot be undone here.
+        (Some(_), _) => return Err(Reason::BadResponse),
         (None, Some(length)) => Framing::Length(length),
         (None, None) => Framing::UntilClose,
     };
-    Ok(ResponseHead { status, headers, framing, keep_alive: keep_alive && framing != Framing::UntilClose })
+    Ok(ResponseHead { status, headers, framing, keep_alive: fields.keep_alive() && framing != Framing::UntilClose })
 }
 
 fn header(head: &Bytes, line: &Header<'_>) -> Result<(HeaderName, HeaderValue), Reason> {

@@ -23,9 +23,10 @@ use super::super::upgrade::{self, Rewound};
 use super::super::{Downstream, DownstreamError};
 use super::decode::{Decoded, Decoder};
 use super::encode::{self, Encoder, Persistence};
-use super::head::{Expect, Framing, HeadLimits, RequestHead, find_end, leading_blank, parse_request};
+use super::head::{Expect, Framing, HeadLimits, RequestHead, find_end, parse_request};
 use super::transport::{HEAD_READ, Transport};
 use crate::config::{Limits, Timeouts};
+use crate::drain;
 use crate::respond::{self, Audience};
 
 /// How long, and how much of, an unwanted request body is read before its connection is closed: a client that is still
@@ -45,7 +46,7 @@ where
     let mut timer = LazyTimer::default();
     let mut transport = Transport::new(stream);
     loop {
-        let head = match read_head(&mut transport, &mut timer, lingered.as_mut(), timeouts, head_limits).await? {
+        let head = match read_head(&mut transport, &mut timer, &downstream, lingered.as_mut(), head_limits).await? {
             Arrived::Nothing => return close(transport, false).await,
             Arrived::Head(head) => parse_request(&head, head_limits),
             Arrived::Refused(reason) => Err(reason),
@@ -53,9 +54,13 @@ where
         let turn = match head {
             Ok(head) => serve_request(transport, &downstream, head, head_limits, &mut timer).await?,
             Err(reason) => {
-                let response = refuse(reason, Audience::Text, Account::open_unparsed(&downstream));
+                let response = refuse(reason, Audience::Text, &Method::GET, Account::open_unparsed(&downstream));
                 let client = Client { method: Method::GET, http11: true, keep_alive: false };
-                write_response(Held::Own(transport), &downstream, response, &client, &mut timer).await?
+                match write_response(Held::Own(transport), &downstream, response, &client, &mut timer).await? {
+                    // What was refused may still be on its way.
+                    Turn::Close { transport, .. } => Turn::Close { transport, unread: true },
+                    turn => turn,
+                }
             }
         };
         transport = match turn {
@@ -80,25 +85,31 @@ enum Arrived {
 async fn read_head<S: AsyncRead + AsyncWrite + Unpin>(
     transport: &mut Transport<S>,
     timer: &mut LazyTimer,
+    downstream: &Downstream,
     mut lingered: Pin<&mut impl Future<Output = ()>>,
-    timeouts: &Timeouts,
     limits: HeadLimits,
 ) -> io::Result<Arrived> {
-    let idle = Instant::now() + Duration::from_millis(timeouts.idle_ms);
+    let timeouts = &downstream.connection.listener.timeouts;
+    // A client whose last response did not announce the end, because draining began later, has its own time to linger.
+    let draining = downstream.connection.drain.draining();
+    let patience = if draining { drain::LINGER } else { Duration::from_millis(timeouts.idle_ms) };
+    let idle = Instant::now() + patience;
     let mut complete = None;
     let mut scanned = 0;
     poll_fn(|context| {
         loop {
-            if scanned == 0 {
-                let blank = leading_blank(&transport.input);
-                transport.input.advance(blank);
-            }
             match find_end(&transport.input, &mut scanned, true) {
                 Err(reason) => return Poll::Ready(Ok(Arrived::Refused(reason))),
                 Ok(end) if end.unwrap_or(transport.input.len()) > limits.bytes => {
                     let in_headers = transport.input.iter().take(limits.bytes).any(|&byte| byte == b'\n');
                     let reason = if in_headers { Reason::HeaderTooLarge } else { Reason::UriTooLong };
                     return Poll::Ready(Ok(Arrived::Refused(reason)));
+                }
+                // An empty line before a request is ignored (RFC 9112, section 2.2).
+                Ok(Some(2)) => {
+                    transport.input.advance(2);
+                    scanned = 0;
+                    continue;
                 }
                 Ok(Some(end)) => return Poll::Ready(Ok(Arrived::Head(transport.input.split_to(end).freeze()))),
                 Ok(None) => {}
@@ -111,7 +122,9 @@ async fn read_head<S: AsyncRead + AsyncWrite + Unpin>(
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending if transport.input.is_empty() => {
                     transport.release();
-                    if timer.poll(context, idle).is_ready() || lingered.as_mut().poll(context).is_ready() {
+                    if timer.poll(context, idle).is_ready()
+                        || (!draining && lingered.as_mut().poll(context).is_ready())
+                    {
                         return Poll::Ready(Ok(Arrived::Nothing));
                     }
                     return Poll::Pending;
@@ -335,17 +348,17 @@ async fn write_response<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut parts, body) = response.into_parts();
-    let body = match body.into_upgrade() {
-        Ok((upgrade, account)) => {
-            held.with((), |transport| encode::switching(&mut transport.out.head, &parts.headers, &upgrade.protocol));
-            poll_fn(|context| held.with(gone(), |transport| transport.poll_flush(context))).await?;
-            let Some((transport, _)) = held.into_transport() else { return Ok(Turn::Gone) };
-            let stream = Rewound::new(transport.input.freeze(), transport.io);
-            return Ok(Turn::Upgraded { stream, upgrade: Box::new(upgrade), account });
-        }
-        Err(body) => body,
-    };
+    let (mut parts, mut body) = response.into_parts();
+    if let Some(upgrade) = body.take_upgrade() {
+        held.with((), |transport| encode::switching(&mut transport.out.head, &parts.headers, &upgrade.protocol));
+        let patience = Duration::from_millis(downstream.connection.listener.timeouts.idle_ms);
+        let flush = poll_fn(|context| held.with(gone(), |transport| transport.poll_flush(context)));
+        let flushed = timer.limit(Instant::now() + patience, flush).await;
+        flushed.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))?;
+        let Some((transport, _)) = held.into_transport() else { return Ok(Turn::Gone) };
+        let stream = Rewound::new(transport.input.freeze(), transport.io);
+        return Ok(Turn::Upgraded { stream, upgrade, account: body.into_account() });
+    }
     let body_read = held.finish_body();
     let framing = response_framing(&mut parts, &body, client);
     let keep = client.keep_alive
@@ -406,6 +419,7 @@ async fn send_body<S: AsyncRead + AsyncWrite + Unpin>(
     let mut ended = framing.is_none();
     let mut failed = None;
     let mut moved = true;
+    let mut written = 0;
     let mut since = Instant::now();
     let result = poll_fn(|context| {
         loop {
@@ -429,10 +443,16 @@ async fn send_body<S: AsyncRead + AsyncWrite + Unpin>(
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(())) if ended => return Poll::Ready(failed.take().map_or(Ok(()), Err)),
                 Poll::Ready(Ok(())) if !waiting => continue,
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) => {
+                    if held.poll_gone(context).is_ready() {
+                        return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                    }
+                }
                 Poll::Pending => waiting = false,
             }
-            if std::mem::take(&mut moved) {
+            let now_written = held.with(written, |transport| transport.out.total());
+            if std::mem::take(&mut moved) || now_written != written {
+                written = now_written;
                 since = Instant::now();
             }
             // A client that does not read is given up sooner than an upstream that streams now and then.
@@ -443,6 +463,9 @@ async fn send_body<S: AsyncRead + AsyncWrite + Unpin>(
         }
     })
     .await;
+    if framing.is_none() && result.is_ok() {
+        body.delivered();
+    }
     Ok(result?)
 }
 

@@ -33,6 +33,7 @@ pub struct Outgoing {
     body: Bytes,
     tail: &'static [u8],
     unflushed: bool,
+    total: u64,
 }
 
 impl Outgoing {
@@ -51,10 +52,22 @@ impl Outgoing {
         self.tail = tail;
     }
 
+    /// Bytes written so far.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
     fn consume(&mut self, written: usize) {
+        self.total += written as u64;
         let head = (self.head.len() - self.written).min(written);
         self.written += head;
-        self.body.advance(written - head);
+        if written > head {
+            self.body.advance(written - head);
+            if self.body.is_empty() {
+                // An empty piece would still hold its buffer, idle or not.
+                self.body = Bytes::new();
+            }
+        }
         if self.written == self.head.len() {
             self.head.clear();
             self.written = 0;
@@ -75,7 +88,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         if self.ended {
             return Poll::Ready(Ok(0));
         }
-        self.input.reserve(room);
+        // Small pieces share what is left of a buffer; each in one of its own would hold many times its size.
+        if self.input.capacity() - self.input.len() < room / 4 {
+            self.input.reserve(room);
+        }
         let read = pin!(self.io.read_buf(&mut self.input)).poll(context);
         match read {
             Poll::Pending => {
