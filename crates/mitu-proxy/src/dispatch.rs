@@ -10,13 +10,18 @@ use crate::connection::Connection;
 use crate::protocol::{Protocol, http, relay};
 
 /// Runs the handler of the protocol with this index, to the connection's end, and writes the connection's log line.
-pub async fn run(stream: TlsStream<TcpStream>, protocol: usize, connection: Arc<Connection>) {
+pub async fn run(stream: Box<TlsStream<TcpStream>>, protocol: usize, connection: Arc<Connection>) {
     let mut bytes = None;
     let error = match &connection.listener.protocols[protocol].protocol {
-        Protocol::H1 => http::serve_h1(stream, connection.clone()).await.err().map(|error| error.to_string()),
-        Protocol::H2 => http::serve_h2(stream, connection.clone()).await.err().map(|error| error.to_string()),
+        // Boxed, so that a connection takes the room that its protocol needs, and not that of the largest.
+        Protocol::H1 => {
+            Box::pin(http::serve_h1(stream, connection.clone())).await.err().map(|error| error.to_string())
+        }
+        Protocol::H2 => {
+            Box::pin(http::serve_h2(stream, connection.clone())).await.err().map(|error| error.to_string())
+        }
         Protocol::Relay { upstream, metrics } => {
-            let outcome = relay::serve(stream, &connection, upstream, metrics).await;
+            let outcome = Box::pin(relay::serve(stream, &connection, upstream, metrics)).await;
             bytes = Some((outcome.sent, outcome.received));
             outcome.error.map(|error| error.to_string())
         }

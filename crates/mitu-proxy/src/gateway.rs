@@ -79,7 +79,8 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// A stream whose handshake is done, with what it negotiated.
 struct Secured {
-    stream: TlsStream<TcpStream>,
+    /// Boxed, since it is handed from stage to stage: what each of them keeps and moves is a pointer.
+    stream: Box<TlsStream<TcpStream>>,
     prepared: usize,
     protocol: usize,
     local: SocketAddr,
@@ -140,6 +141,7 @@ async fn secure(
     let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
     let leaf = tls.peer_certificates().and_then(<[_]>::first);
     let identity = leaf.map(|leaf| Arc::new(ClientIdentity::from_verified(leaf)));
+    let stream = Box::new(stream);
     Ok(Secured { stream, prepared, protocol, local, version, cipher, resumed, server_name, identity })
 }
 
@@ -171,5 +173,25 @@ fn report_failure(
         let error = error.to_string();
         let event = "handshake_failed";
         log.write(&FailureRecord { event, ts, listener: &listener.name, client, reason, error, stages });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::http::{serve_h1, serve_h2};
+
+    fn size<Argument, Task: Future>(_: impl FnOnce(Argument) -> Task) -> usize {
+        size_of::<Task>()
+    }
+
+    /// What an open connection takes of the heap whether it is busy or not, buffers and TLS state apart.
+    #[test]
+    fn an_idle_connection_takes_little_room() {
+        type Stream = Box<TlsStream<TcpStream>>;
+        let h1 = size(|(stream, connection): (Stream, _)| serve_h1(stream, connection));
+        let h2 = size(|(stream, connection): (Stream, _)| serve_h2(stream, connection));
+        let sizes = [size(connection), h1, h2];
+        assert!(sizes.iter().zip([768, 1536, 2048]).all(|(size, most)| *size <= most), "{sizes:?}");
     }
 }

@@ -245,6 +245,18 @@ mod tests {
     }
 
     #[test]
+    fn a_requests_length_is_its_framings_and_not_its_headers() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("7"));
+        headers.append(header::CONTENT_LENGTH, HeaderValue::from_static("8"));
+        let write = |method: Method, framing| text(|out| request(out, &method, "/", &headers, framing, ""));
+        assert_eq!(write(Method::PUT, Framing::Length(5)), "PUT / HTTP/1.1\r\ncontent-length: 5\r\n\r\n");
+        assert_eq!(write(Method::PUT, Framing::Length(0)), "PUT / HTTP/1.1\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(write(Method::PUT, Framing::Chunked), "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n");
+        assert_eq!(write(Method::GET, Framing::Length(0)), "GET / HTTP/1.1\r\n\r\n");
+    }
+
+    #[test]
     fn a_response_is_dated_once() {
         let mut headers = HeaderMap::new();
         let write = |headers: &HeaderMap| {

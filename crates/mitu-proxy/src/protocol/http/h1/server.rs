@@ -52,11 +52,13 @@ where
             Arrived::Refused(reason) => Err(reason),
         };
         let turn = match head {
-            Ok(head) => serve_request(transport, &downstream, head, head_limits, &mut timer).await?,
+            // Boxed, so that a connection between two requests does not carry the room that a request needs.
+            Ok(head) => Box::pin(serve_request(transport, &downstream, head, head_limits, &mut timer)).await?,
             Err(reason) => {
                 let response = refuse(reason, Audience::Text, &Method::GET, Account::open_unparsed(&downstream));
                 let client = Client { method: Method::GET, http11: true, keep_alive: false };
-                match write_response(Held::Own(transport), &downstream, response, &client, &mut timer).await? {
+                let written = write_response(Held::Own(transport), &downstream, response, &client, &mut timer);
+                match Box::pin(written).await? {
                     // What was refused may still be on its way.
                     Turn::Close { transport, .. } => Turn::Close { transport, unread: true },
                     turn => turn,
@@ -67,7 +69,7 @@ where
             Turn::Next(transport) => transport,
             Turn::Close { transport, unread } => return close(transport, unread).await,
             Turn::Upgraded { stream, upgrade, account } => {
-                return Ok(upgrade::run(stream, *upgrade, account, limits, timeouts).await?);
+                return Ok(Box::pin(upgrade::run(stream, *upgrade, account, limits, timeouts)).await?);
             }
             Turn::Gone => return Ok(()),
         };

@@ -192,4 +192,31 @@ mod tests {
         .await;
         assert_eq!(transport.input.capacity(), 0);
     }
+
+    #[tokio::test]
+    async fn a_written_piece_is_let_go() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let mut transport = Transport::new(near);
+        let large = Bytes::from(vec![b'x'; 100_000]);
+        Encoder::new(Framing::Length(100_000)).data(&mut transport.out, large.clone()).unwrap();
+        assert!(!large.is_unique());
+        poll_fn(|context| transport.poll_flush(context)).await.unwrap();
+        assert!(large.is_unique());
+        far.read_exact(&mut vec![0; 100_000]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn small_pieces_share_a_buffer() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let mut transport = Transport::new(near);
+        let mut pieces = Vec::new();
+        for _ in 0..1000 {
+            far.write_all(b"12345678").await.unwrap();
+            poll_fn(|context| transport.poll_fill(context, 64 * 1024)).await.unwrap();
+            pieces.push(transport.input.split().freeze());
+        }
+        for two in pieces.windows(2) {
+            assert_eq!(two[0].as_ptr() as usize + two[0].len(), two[1].as_ptr() as usize);
+        }
+    }
 }
