@@ -110,6 +110,13 @@ async fn responses_without_a_body_have_none() {
         assert_eq!((response.status.as_u16(), response.header("content-length")), (status, length));
     }
     assert_eq!(gateway.metric(&["mitu_upstream_connects_total"]), 1.0);
+    for (status, responses) in [("200", 2.0), ("204", 1.0), ("304", 1.0)] {
+        gateway.counts(&["mitu_http_requests_total", &format!("status=\"{status}\"")], responses).await;
+    }
+    // Whoever answers the next request is done with those before.
+    client.write_all(b"GET /../x HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert_eq!(Response::read(&mut client, &Method::GET).await.status, 400);
+    assert_eq!(gateway.metric(&["mitu_http_errors_total", "client_closed"]), 0.0, "they count as delivered");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -382,4 +389,37 @@ async fn a_client_that_goes_away_takes_its_request_with_it() {
     assert_eq!(closed, Some("closed"));
     gateway.counts(&["mitu_http_requests_total", "499"], 1.0).await;
     gateway.counts(&["mitu_http_errors_total", "client_closed"], 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_mid_response_is_noticed_while_its_upstream_is_quiet() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let upstream = backend(move |mut stream, _| {
+        let tell = tell.clone();
+        async move {
+            read_head(&mut stream).await;
+            let begun = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+            stream.write_all(begun).await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+            tell.send(()).unwrap();
+        }
+    })
+    .await;
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+    ] {
+        let gateway = Gateway::start(to_app(), app(&[upstream]));
+        let mut client = gateway.h1().await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        read_head(&mut client).await;
+        drop(client);
+        tokio::time::timeout(PATIENCE, told.recv())
+            .await
+            .unwrap_or_else(|_| panic!("the upstream is told: {request}"));
+        gateway.counts(&["mitu_http_errors_total", "client_closed"], 1.0).await;
+        gateway.counts(&["mitu_upstream_requests_active"], 0.0).await;
+        gateway.counts(&["mitu_connections_active"], 0.0).await;
+    }
 }

@@ -3,10 +3,15 @@
 use std::time::{Duration, Instant};
 
 use http::Method;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 
-use crate::harness::{Gateway, Response, any, app, backend, config, echo, read_head, refusing, respond, to_app};
+use crate::harness::h2::{app_h2, empty, h2_backend};
+use crate::harness::{
+    Gateway, Response, any, app, backend, config, echo, read_head, refusing, respond, swamped, to_app,
+};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -28,6 +33,13 @@ async fn refused_connections_are_502() {
     let gateway = Gateway::start(to_app(), app(&[refusing().await]));
     fails(&gateway, 502, "connect_refused").await;
     assert_eq!(gateway.metric(&["mitu_upstream_connect_errors_total", "connect_refused"]), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_without_weight_do_not_hide_why_the_others_failed() {
+    let mut upstreams = app(&[refusing().await, refusing().await]);
+    upstreams[0]["endpoints"][1]["weight"] = json!(0);
+    fails(&Gateway::start(to_app(), upstreams), 502, "connect_refused").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,13 +72,7 @@ async fn unresolved_names_are_502() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connects_have_a_time_limit() {
-    // A listener whose queue is full drops what comes.
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-    socket.listen(0).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let _filling: Vec<_> = (0..2).map(|_| tokio::spawn(tokio::net::TcpStream::connect(address))).collect();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (_socket, address) = swamped().await;
     let mut upstreams = app(&[address]);
     upstreams[0]["connect_timeout_ms"] = json!(300);
     let started = Instant::now();
@@ -84,6 +90,28 @@ async fn silent_upstreams_are_504() {
     let started = Instant::now();
     fails(&gateway, 504, "response_timeout").await;
     assert!((150..3000).contains(&started.elapsed().as_millis()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_never_come_are_408() {
+    let silent = backend(|mut stream, _| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let silent_h2 = h2_backend(|request: http::Request<hyper::body::Incoming>| async move {
+        let _ = request.into_body().collect().await;
+        http::Response::new(empty())
+    })
+    .await;
+    for upstreams in [app(&[silent]), app_h2(&[silent_h2])] {
+        let gateway = Gateway::start(with_timeout(300), upstreams);
+        for framed in ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
+            let response = gateway.ask(&format!("POST / HTTP/1.1\r\nHost: a\r\n{framed}")).await;
+            assert_eq!((response.status.as_u16(), response.header("connection")), (408, "close"), "{framed}");
+            assert!(response.text().contains("body_timeout"), "{}", response.text());
+        }
+        gateway.counts(&["mitu_http_errors_total", "\"downstream\"", "body_timeout"], 2.0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,6 +144,11 @@ async fn responses_that_make_no_sense_are_502() {
         "HTTP/1.1 99 Low\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nabc",
         "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\n\r\n",
     ];
@@ -200,6 +233,66 @@ async fn what_may_not_be_done_twice_is_not_sent_twice() {
         assert!(response.text().contains("reset_before_response"));
     }
     assert_eq!(gateway.metric(&["mitu_upstream_retries_total"]), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_was_begun_is_not_sent_twice() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let upstream = backend(move |mut stream, _| {
+        let tell = tell.clone();
+        async move {
+            tell.send(read_head(&mut stream).await).unwrap();
+            respond(&mut stream, "200 OK", "", b"first").await;
+            let _ = stream.peek(&mut [0]).await;
+        }
+    })
+    .await;
+    for method in ["PUT", "DELETE"] {
+        for framed in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"] {
+            let gateway = Gateway::start(to_app(), app(&[upstream]));
+            let mut client = gateway.h1().await;
+            client.write_all(GET.as_bytes()).await.unwrap();
+            assert_eq!(Response::read(&mut client, &Method::GET).await.status, 200);
+            assert!(told.recv().await.unwrap().starts_with(b"GET"));
+            client.write_all(format!("{method} / HTTP/1.1\r\nHost: a\r\n{framed}").as_bytes()).await.unwrap();
+            let response = Response::read(&mut client, &Method::PUT).await;
+            assert_eq!(response.status, 502, "{method}, {framed}");
+            assert!(response.text().contains("reset_before_response"), "{}", response.text());
+            assert_eq!(gateway.metric(&["mitu_upstream_retries_total"]), 0.0);
+        }
+    }
+    assert!(told.try_recv().is_err(), "no request but the first has come with its head alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_not_taken_for_the_body_of_the_one_before() {
+    // Answers as soon as it has a head; the first connection ends with its second request.
+    let upstream = backend(|mut stream, number| async move {
+        for served in 0.. {
+            let waiting = matches!(stream.peek(&mut [0]).await, Ok(1));
+            if !waiting || (number == 0 && served == 1) {
+                return;
+            }
+            let head = String::from_utf8(read_head(&mut stream).await.to_vec()).unwrap();
+            respond(&mut stream, "200 OK", "", head.as_bytes()).await;
+            if let Some((_, length)) = head.split_once("content-length: ") {
+                let length: usize = length.lines().next().unwrap().parse().unwrap();
+                if stream.read_exact(&mut vec![0; length]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let gateway = Gateway::start(to_app(), app(&[upstream]));
+    assert_eq!(gateway.ask(GET).await.status, 200);
+    let body = "0123456789".repeat(10);
+    let put = format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    assert_eq!(gateway.ask(&put).await.status, 502);
+    for path in ["/one", "/two"] {
+        let response = gateway.ask(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        assert!(response.text().starts_with(&format!("GET {path} ")), "{}: {}", response.status, response.text());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

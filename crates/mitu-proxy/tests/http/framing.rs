@@ -1,9 +1,12 @@
 //! Bytes that could be read in two ways, or in none: refused, and the connection closed.
 
-use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use std::time::Duration;
 
-use crate::harness::{Gateway, Response, any, app, config, echo, is_closed, to_app};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::harness::{Gateway, PATIENCE, Response, any, app, config, echo, is_closed, to_app};
 
 /// Sends `bytes` and expects a refusal for `reason`, the connection's end, and nothing at the upstream.
 async fn refused(gateway: &Gateway, bytes: &[u8], status: u16, reason: &str) {
@@ -103,6 +106,17 @@ async fn blank_lines_before_a_request_are_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_blank_line_may_come_in_two_pieces() {
+    let gateway = gateway().await;
+    let mut client = gateway.h1().await;
+    client.write_all(b"\r").await.unwrap();
+    // Long enough to be read on its own.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    client.write_all(b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert_eq!(Response::read(&mut client, &http::Method::GET).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_could_be_read_in_two_ways_ends_the_connection() {
     let gateway = gateway().await;
     for (request, reason) in [
@@ -156,6 +170,21 @@ async fn heads_are_limited() {
     refused(&gateway, format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n").as_bytes(), 431, "header_too_large").await;
     let enough: String = (0..49).map(|number| format!("x-{number}: 1\r\n")).collect();
     assert_eq!(gateway.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\n{enough}\r\n")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_can_finish_sending_a_head_that_is_refused() {
+    let gateway = gateway().await;
+    let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(400_000));
+    for _ in 0..5 {
+        let mut client = gateway.h1().await;
+        client.write_all(head.as_bytes()).await.expect("no reset while it sends");
+        let mut answer = Vec::new();
+        let read = timeout(PATIENCE, client.read_to_end(&mut answer)).await.expect("the connection's end in time");
+        read.expect("no reset before the answer is read");
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 431 ") && answer.contains("header_too_large"), "{answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,81 +1,17 @@
 //! HTTP/2 on either side, gRPC's ways among them.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::harness::{Gateway, PATIENCE, app, backend, config, echo, read_head, refusing, respond, to_app};
-
-type Body = BoxBody<Bytes, Infallible>;
-
-fn empty() -> Body {
-    Empty::new().boxed()
-}
-
-/// A body that is fed by hand.
-struct Fed(mpsc::UnboundedReceiver<Frame<Bytes>>);
-
-impl http_body::Body for Fed {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|frame| frame.map(Ok))
-    }
-}
-
-fn fed() -> (mpsc::UnboundedSender<Frame<Bytes>>, Body) {
-    let (feed, fed) = mpsc::unbounded_channel();
-    (feed, Fed(fed).boxed())
-}
-
-fn get(path: &str) -> Request<Body> {
-    Request::get(format!("https://a.example{path}")).body(empty()).unwrap()
-}
-
-/// An HTTP/2 backend in the clear.
-async fn h2_backend<F, S>(serve: S) -> SocketAddr
-where
-    S: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-    F: Future<Output = http::Response<Body>> + Send + 'static,
-{
-    backend(move |stream: TcpStream, _| {
-        let serve = serve.clone();
-        async move {
-            let service = service_fn(move |request| {
-                let answer = serve(request);
-                async move { Ok::<_, Infallible>(answer.await) }
-            });
-            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        }
-    })
-    .await
-}
-
-fn app_h2(endpoints: &[SocketAddr]) -> Value {
-    let mut upstreams = app(endpoints);
-    upstreams[0]["protocol"] = json!("h2");
-    upstreams
-}
+use crate::harness::h2::{Body, app_h2, empty, fed, get, h2_backend};
+use crate::harness::{Gateway, PATIENCE, any, app, backend, config, echo, read_head, refusing, respond, to_app};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_become_h1_at_the_upstream() {
@@ -210,30 +146,6 @@ async fn grpc_learns_of_failures_in_its_own_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_stream_is_cancelled_at_an_h2_upstream() {
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let upstream = h2_backend(move |request| {
-        let tell = tell.clone();
-        async move {
-            tell.send("begun").unwrap();
-            let ended = request.into_body().collect().await;
-            tell.send(if ended.is_err() { "reset" } else { "ended" }).unwrap();
-            http::Response::new(empty())
-        }
-    })
-    .await;
-    let gateway = Gateway::start(to_app(), app_h2(&[upstream]));
-    let mut client = gateway.h2().await;
-    let (_feed, body) = fed();
-    let request = tokio::spawn(client.send_request(call("/x", body)));
-    assert_eq!(told.recv().await, Some("begun"));
-    request.abort();
-    assert_eq!(tokio::time::timeout(PATIENCE, told.recv()).await.expect("told in time"), Some("reset"));
-    gateway.counts(&["mitu_http_errors_total", "client_closed"], 1.0).await;
-    gateway.counts(&["mitu_upstream_requests_active"], 0.0).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_stream_closes_its_h1_connection() {
     let (tell, mut told) = mpsc::unbounded_channel();
     let upstream = backend(move |mut stream, _| {
@@ -333,50 +245,6 @@ async fn idle_connections_are_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstreams_goaway_costs_no_request() {
-    // Each connection serves one request, says so, and closes.
-    let upstream = backend(|stream: TcpStream, number| async move {
-        let (served, mut done) = mpsc::unbounded_channel();
-        let service = service_fn(move |_: Request<Incoming>| {
-            let _ = served.send(());
-            async move { Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from(number.to_string())).boxed())) }
-        });
-        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        tokio::select! {
-            _ = connection.as_mut() => {}
-            _ = done.recv() => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
-        }
-    })
-    .await;
-    let gateway = Gateway::start(to_app(), app_h2(&[upstream]));
-    let mut client = gateway.h2().await;
-    for number in 0..20 {
-        let response = client.send_request(get("/")).await.unwrap();
-        assert_eq!(response.status(), 200, "request {number}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_h1_client_reaches_an_h2_upstream() {
-    let upstream = h2_backend(|request| async move {
-        assert_eq!(request.uri().authority().unwrap(), "a");
-        let body = request.into_body().collect().await.unwrap().to_bytes();
-        http::Response::new(Full::new(body).boxed())
-    })
-    .await;
-    let gateway = Gateway::start(to_app(), app_h2(&[upstream]));
-    for framed in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"] {
-        let response = gateway.ask(&format!("POST / HTTP/1.1\r\nHost: a\r\n{framed}")).await;
-        assert_eq!((response.status.as_u16(), response.text()), (200, "hello"), "{framed}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn cookies_become_one_field_for_h1() {
     let gateway = Gateway::start(to_app(), app(&[echo().await]));
     let mut request = get("/");
@@ -420,4 +288,65 @@ async fn a_client_that_waits_for_its_upstream_is_not_idle() {
     let gateway = Gateway::start_with(&config);
     let response = gateway.h2().await.send_request(get("/")).await.unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "abcdef");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_reading_after_a_pause_is_given_up() {
+    let upstream = backend(|mut stream, _| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\nabc").await;
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        while stream.write_all(&[b'x'; 65536]).await.is_ok() {}
+    })
+    .await;
+    let mut config = config(to_app(), app(&[upstream]));
+    config["listeners"][0]["timeouts"]["idle_ms"] = json!(300);
+    let gateway = Gateway::start_with(&config);
+    let mut client = gateway.h2().await;
+    let mut body = client.send_request(get("/")).await.unwrap().into_body();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
+    gateway.counts(&["mitu_http_errors_total", "client_closed"], 1.0).await;
+    gateway.counts(&["mitu_upstream_requests_active"], 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_request_that_fails_has_no_body() {
+    let gateway = Gateway::start(to_app(), app(&[refusing().await]));
+    let request = Request::head("https://a.example/").body(empty()).unwrap();
+    let response = gateway.h2().await.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 502);
+    assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+    gateway.counts(&["mitu_http_errors_total", "connect_refused"], 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn responses_without_a_body_count_as_delivered() {
+    let upstream = backend(|mut stream, _| async move {
+        for head in
+            ["200 OK\r\ncontent-length: 7", "304 Not Modified", "204 No Content", "203 OK\r\ncontent-length: 0"]
+        {
+            read_head(&mut stream).await;
+            stream.write_all(format!("HTTP/1.1 {head}\r\n\r\n").as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let mut old = any();
+    old["path"] = json!({"kind": "prefix", "value": "/old"});
+    let routes = json!([
+        {"name": "old", "match": old, "filters": [],
+         "action": {"kind": "redirect", "status": 308, "scheme": null, "host": "new.example", "path": null}},
+        to_app()[0],
+    ]);
+    let gateway = Gateway::start(routes, app(&[upstream]));
+    let mut client = gateway.h2().await;
+    for (method, path, status) in
+        [("HEAD", "/", 200), ("GET", "/", 304), ("GET", "/", 204), ("GET", "/", 203), ("GET", "/old", 308)]
+    {
+        let request = Request::builder().method(method).uri(format!("https://a.example{path}")).body(empty()).unwrap();
+        let response = client.send_request(request).await.unwrap();
+        assert_eq!(response.status(), status);
+        assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+        gateway.counts(&["mitu_http_requests_total", &format!("status=\"{status}\"")], 1.0).await;
+        assert_eq!(gateway.metric(&["mitu_http_errors_total", "client_closed"]), 0.0, "{method}, {status}");
+    }
 }

@@ -1,5 +1,7 @@
 //! A gateway under test, its backends, and clients that see the bytes.
 
+pub mod h2;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -18,7 +20,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -102,6 +104,10 @@ impl Gateway {
     }
 
     async fn connect(&self, alpn: &[u8]) -> Client {
+        self.greet(alpn, TcpStream::connect(self.address).await.unwrap()).await
+    }
+
+    async fn greet(&self, alpn: &[u8], tcp: TcpStream) -> Client {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(certificate().0.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -111,7 +117,6 @@ impl Gateway {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![alpn.to_vec()];
-        let tcp = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
     }
@@ -119,6 +124,13 @@ impl Gateway {
     /// A connection that speaks HTTP/1.1.
     pub async fn h1(&self) -> Client {
         self.connect(b"http/1.1").await
+    }
+
+    /// A connection that speaks HTTP/1.1 and has little room for what its client has not read.
+    pub async fn narrow_h1(&self) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(32 * 1024).unwrap();
+        self.greet(b"http/1.1", socket.connect(self.address).await.unwrap()).await
     }
 
     /// A connection that speaks HTTP/2.
@@ -284,4 +296,16 @@ pub async fn respond<S: AsyncWrite + Unpin>(stream: &mut S, status: &str, header
 /// An address that refuses connections.
 pub async fn refusing() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// An address that takes no connection, and does not refuse any either: a full queue drops what comes.
+pub async fn swamped() -> (socket2::Socket, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    while let Ok(connected) = timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
+        connected.unwrap();
+    }
+    (socket, address)
 }

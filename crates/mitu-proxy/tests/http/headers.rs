@@ -1,7 +1,11 @@
 //! What the upstream and the client see of each other's headers.
 
+use std::net::SocketAddr;
+
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
+use crate::harness::h2::get;
 use crate::harness::{Gateway, any, app, backend, config, echo, read_head, respond, to_app};
 
 /// The head as the upstream saw it, for a request with these header lines.
@@ -44,6 +48,7 @@ async fn claims_and_connection_headers_of_a_client_are_removed() {
                    x-client_cert-san: DNS:root\r\nX-Client-Cert-Fingerprint: 00\r\nX-Forwarded-For: 1.1.1.1\r\n\
                    X_Forwarded_For: 1.1.1.1\r\nForwarded: for=1.1.1.1\r\nX-Real-IP: 1.1.1.1\r\nX-Forwarded-Proto: http\r\n\
                    Connection: keep-alive, X-Secret, Host\r\nKeep-Alive: timeout=5\r\nX-Secret: 1\r\nTE: gzip\r\n\
+                   X.Client.Verified: SUCCESS\r\nX-Client.Verified: SUCCESS\r\nX-Forwarded.For: 1.1.1.1\r\n\
                    Upgrade: h2c\r\nHTTP2-Settings: AA\r\nProxy-Connection: keep-alive\r\n";
     assert_eq!(lines(&seen(&gateway, spoofed).await), lines(&plain));
 }
@@ -59,6 +64,61 @@ async fn a_trusted_proxys_claims_are_extended() {
     assert!(head.contains("x-forwarded-for: 192.0.2.1, 127.0.0.1\r\n"), "{head}");
     assert!(head.contains("x-forwarded-proto: http\r\n"), "{head}");
     assert!(head.contains("x-client-verified: NONE\r\n"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_ipv4_proxy_is_known_on_a_dual_stack_listener() {
+    let mut config = config(to_app(), app(&[echo().await]));
+    config["listeners"][0]["bind"] = json!("[::]:0");
+    config["listeners"][0]["trusted_proxies"] = json!(["127.0.0.0/8"]);
+    let mut gateway = Gateway::start_with(&config);
+    gateway.address = SocketAddr::from(([127, 0, 0, 1], gateway.address.port()));
+    let head = seen(&gateway, "X-Forwarded-For: 192.0.2.1\r\n").await;
+    assert!(head.contains("\r\nx-forwarded-for: 192.0.2.1, 127.0.0.1\r\n"), "{head}");
+}
+
+/// A route for requests with a header of this value.
+fn asks(name: &str, value: &str, action: Value) -> Value {
+    let mut matcher = any();
+    matcher["headers"] = json!([{"name": name, "value": {"kind": "exact", "value": value}}]);
+    json!({"name": format!("{name} is {value}"), "match": matcher, "filters": [], "action": action})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_do_not_believe_what_a_client_says_of_itself() {
+    let claims = [
+        ("x-client-verified", "SUCCESS"),
+        ("x_client_verified", "SUCCESS"),
+        ("x.client.verified", "SUCCESS"),
+        ("x-client.verified", "SUCCESS"),
+        ("x-client-cert-subject", "CN=root"),
+        ("x_client-cert_subject", "CN=root"),
+        ("x-forwarded-for", "192.0.2.1"),
+        ("x-real-ip", "192.0.2.1"),
+    ];
+    let fixed = |body: &str| json!({"kind": "respond", "status": 200, "headers": [], "body": body});
+    let mut routes: Vec<_> = claims.iter().map(|(name, value)| asks(name, value, fixed("believed"))).collect();
+    routes.push(asks("x-client-verified", "NONE", fixed("a stranger")));
+    let gateway = Gateway::start_with(&config(json!(routes), json!([])));
+    let mut h2 = gateway.h2().await;
+    for (name, value) in claims {
+        let response = gateway.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\n{name}: {value}\r\n\r\n")).await;
+        assert_eq!(response.text(), "a stranger", "{name}");
+        let mut request = get("/");
+        request.headers_mut().insert(name, value.parse().unwrap());
+        let response = h2.send_request(request).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "a stranger", "{name} over h2");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_cannot_have_the_gateways_claims_removed() {
+    let route = asks("x-client-verified", "NONE", to_app()[0]["action"].clone());
+    let gateway = Gateway::start(json!([route]), app(&[echo().await]));
+    let head = seen(&gateway, "Connection: X-Client-Verified, X-Forwarded-For, Forwarded\r\n").await;
+    for line in ["x-client-verified: NONE", "x-forwarded-for: 127.0.0.1", "forwarded: for=127.0.0.1;"] {
+        assert!(head.contains(&format!("\r\n{line}")), "{line}: {head}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,6 +156,24 @@ async fn filters_change_path_host_and_headers() {
     }
     assert!(!head.contains("cookie") && !head.contains("spoof"), "{head}");
     assert_eq!((response.header("x-frame-options"), response.header("x-connection")), ("DENY", ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewrite_may_add_a_query_and_leaves_no_dots() {
+    let mut routes = to_app();
+    routes[0]["filters"] = json!([{"kind": "rewrite_regex", "pattern": "^/u-(.*)$", "to": "/$1?user=1"}]);
+    let gateway = Gateway::start(routes, app(&[echo().await]));
+    for (target, expected) in [
+        ("/u-a", "/a?user=1"),
+        ("/u-a?x=1", "/a?user=1&x=1"),
+        ("/u-a?x=1?y", "/a?user=1&x=1?y"),
+        ("/u-./b", "/b?user=1"),
+    ] {
+        let response = gateway.ask(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        assert!(response.text().starts_with(&format!("GET {expected} HTTP/1.1\r\n")), "{target}: {}", response.text());
+    }
+    let response = gateway.ask("GET /u-../admin HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(response.status, 400, "{}", response.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,14 @@
 //! How long connections live: idle times, slow clients, draining.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 
-use crate::harness::{Gateway, Response, app, backend, config, echo, is_closed, read_head, respond, to_app};
+use crate::harness::{Gateway, Response, any, app, backend, config, echo, is_closed, read_head, respond, to_app};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -67,6 +69,31 @@ async fn a_client_that_does_not_read_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_slowly_is_not_given_up() {
+    const LENGTH: usize = 12_000_000;
+    let routes = json!([{"name": "large", "match": any(), "filters": [],
+                         "action": {"kind": "respond", "status": 200, "headers": [], "body": "x".repeat(LENGTH)}}]);
+    let mut config = config(routes, json!([]));
+    config["listeners"][0]["timeouts"]["idle_ms"] = json!(700);
+    let gateway = Gateway::start_with(&config);
+    let mut client = gateway.narrow_h1().await;
+    client.write_all(GET).await.unwrap();
+    read_head(&mut client).await;
+    let started = Instant::now();
+    let (mut total, mut piece) = (0, vec![0; 65536]);
+    while total < LENGTH {
+        total += match client.read(&mut piece).await {
+            Ok(length) if length > 0 => length,
+            ended => panic!("{ended:?} after {total} bytes"),
+        };
+        if started.elapsed() < Duration::from_millis(1500) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    gateway.counts(&["mitu_http_body_bytes_total", "\"large\"", "\"h1\"", "\"sent\""], LENGTH as f64).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn draining_loses_no_request() {
     let upstream = backend(|mut stream, _| async move {
         loop {
@@ -103,4 +130,36 @@ async fn draining_loses_no_request() {
     let started = Instant::now();
     assert!(is_closed(&mut silent).await);
     assert!(started.elapsed() < Duration::from_secs(3), "idle connections are closed when the time to linger is over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_was_not_told_of_the_drain_may_ask_once_more() {
+    let go_on = Arc::new(Notify::new());
+    let upstream = backend({
+        let go_on = go_on.clone();
+        move |mut stream, _| {
+            let go_on = go_on.clone();
+            async move {
+                read_head(&mut stream).await;
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc").await.unwrap();
+                go_on.notified().await;
+                stream.write_all(b"def").await.unwrap();
+                read_head(&mut stream).await;
+                respond(&mut stream, "200 OK", "", b"more").await;
+            }
+        }
+    })
+    .await;
+    let gateway = Gateway::start(to_app(), app(&[upstream]));
+    let (mut busy, mut idle) = (gateway.h1().await, gateway.h1().await);
+    busy.write_all(GET).await.unwrap();
+    assert!(!read_head(&mut busy).await.windows(10).any(|ten| ten == b"connection"));
+    gateway.server.drain();
+    assert!(is_closed(&mut idle).await, "the time to linger is over");
+    go_on.notify_one();
+    busy.read_exact(&mut [0; 6]).await.unwrap();
+    busy.write_all(GET).await.unwrap();
+    let response = Response::read(&mut busy, &Method::GET).await;
+    assert_eq!((response.status.as_u16(), response.text(), response.header("connection")), (200, "more", "close"));
+    assert!(is_closed(&mut busy).await);
 }

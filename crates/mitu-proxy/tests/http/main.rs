@@ -10,3 +10,4 @@ mod harness;
 mod headers;
 mod lifetime;
 mod upgrade;
+mod upstream_h2;

@@ -1,9 +1,10 @@
 //! `101 Switching Protocols`: WebSocket and its like, end to end.
 
+use http::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Client, Gateway, PATIENCE, app, backend, config, is_closed, read_head, to_app};
+use crate::harness::{Client, Gateway, PATIENCE, Response, app, backend, config, is_closed, read_head, to_app};
 
 const UPGRADE: &str =
     "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n";
@@ -78,6 +79,17 @@ async fn an_upstream_may_decline() {
     let response = gateway.ask(UPGRADE).await;
     assert_eq!(response.status, 200);
     assert!(response.text().contains("upgrade: websocket"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_a_declined_upgrade_is_the_next_request() {
+    let gateway = Gateway::start(to_app(), app(&[crate::harness::echo().await]));
+    let mut client = gateway.h1().await;
+    client.write_all(format!("{UPGRADE}GET /next HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
+    for path in ["/chat", "/next"] {
+        let response = Response::read(&mut client, &Method::GET).await;
+        assert!(response.text().starts_with(&format!("GET {path} ")), "{}", response.text());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
