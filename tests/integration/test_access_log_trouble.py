@@ -1,0 +1,123 @@
+"""An access log that cannot be written: a full disk, a slow reader, none at all. Requests are answered anyway."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.certificates import Authority, Pair
+from support.client import Http1
+from support.gateway import Gateway, Settings, configuration, health, listener
+from support.net import eventually
+
+from .conftest import Start
+
+
+def logged(edge: Pair, path: object, **log: Any) -> Settings:
+    access = {"path": str(path), **log}
+    return configuration([listener(edge, routes=[health()])], logging={"access": access})
+
+
+def ask(gateway: Gateway, authority: Authority, count: int, path: str = "/health") -> None:
+    """So many requests on one connection, each answered without delay."""
+    with Http1.open(gateway.address(), authority.certificate, timeout=10) as client:
+        for _ in range(count):
+            assert client.request(path).status in (200, 404)
+
+
+def dropped(gateway: Gateway, reason: str) -> float:
+    return gateway.metric("mitu_access_log_dropped_total", reason=reason)
+
+
+def test_a_device_that_is_full(gateway: Start, authority: Authority, edge: Pair) -> None:
+    running = gateway(logged(edge, "/dev/full"))
+    ask(running, authority, 300)
+    assert eventually(lambda: dropped(running, "write_failed") == 300)
+    assert dropped(running, "queue_full") == 0
+    assert running.stop() == 0
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    """A FIFO with a reader that does not read."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    yield path, reader
+    os.close(reader)
+
+
+class Reader:
+    """Begins to read after all, in a thread, until `stop`."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._read = b""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._read += os.read(self._descriptor, 1 << 16)
+            except BlockingIOError:
+                if self._stop.wait(0.01):
+                    return
+
+    def stop(self) -> list[dict[str, Any]]:
+        """Every line; one that is not whole is no JSON."""
+        self._stop.set()
+        self._thread.join()
+        return [json.loads(line) for line in self._read.splitlines()]
+
+
+def test_a_reader_that_does_not_read(gateway: Start, authority: Authority, edge: Pair, pipe: tuple[Path, int]) -> None:
+    path, descriptor = pipe
+    running = gateway(logged(edge, path, queue=100), flags=["--no-watch"])
+    ask(running, authority, 3000)
+    assert eventually(lambda: dropped(running, "queue_full") > 0)
+    # Nor does it hold up those who run the gateway.
+    running.program.signal(signal.SIGUSR1)
+    assert running.admin("/reload", "POST")[0] == 200
+    ask(running, authority, 100)
+    assert running.status()["state"] == "serving"
+    reader = Reader(descriptor)
+    asked = 3100
+
+    def caught_up() -> bool:
+        nonlocal asked
+        before = dropped(running, "queue_full")
+        ask(running, authority, 10)
+        asked += 10
+        return dropped(running, "queue_full") == before
+
+    eventually(caught_up)
+    lost = dropped(running, "queue_full") + dropped(running, "write_failed")
+    assert running.stop() == 0
+    # Each was either written or counted.
+    assert len(reader.stop()) + lost == asked
+
+
+def test_a_folder_that_is_removed(gateway: Start, authority: Authority, edge: Pair, tmp_path: Path) -> None:
+    """The file that is open goes on; opening it anew fails, and costs nothing either."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    running = gateway(logged(edge, folder / "access.log"), flags=["--no-watch"])
+    ask(running, authority, 1)
+    (folder / "access.log").unlink()
+    folder.rmdir()
+    running.program.signal(signal.SIGUSR1)
+    ask(running, authority, 50)
+    folder.mkdir()
+    running.program.signal(signal.SIGUSR1)
+    eventually((folder / "access.log").exists)
+    ask(running, authority, 5, "/after")
+    eventually(lambda: (folder / "access.log").read_text().count("/after") == 5)
