@@ -103,7 +103,8 @@ impl Gateway {
         Self { server, address }
     }
 
-    async fn connect(&self, alpn: &[u8]) -> Client {
+    /// A connection after its handshake.
+    pub async fn connect(&self, alpn: &[u8]) -> Client {
         self.greet(alpn, TcpStream::connect(self.address).await.unwrap()).await
     }
 

@@ -190,7 +190,7 @@ async fn a_client_that_is_given_up_is_cut_off_with_its_upload() {
     let mut config = config(to_app(), app_h2(&[upstream]));
     config["listeners"][0]["timeouts"]["idle_ms"] = json!(300);
     let gateway = Gateway::start_with(&config);
-    let mut client = gateway.h1().await;
+    let mut client = gateway.narrow_h1().await;
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello").await.unwrap();
     read_head(&mut client).await;
     gateway.counts(&["mitu_http_errors_total", "client_closed"], 1.0).await;
