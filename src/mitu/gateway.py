@@ -174,7 +174,8 @@ class Gateway:
         if server is None:
             return True
         self._draining = True
-        await asyncio.to_thread(server.drain)
+        async with self._reloading:  # One that is under way is finished, and those that wait are refused.
+            await asyncio.to_thread(server.drain)
         deadline = time.monotonic() + timeout
         while server.active() and time.monotonic() < deadline and self._stopping is None:
             with contextlib.suppress(TimeoutError):
