@@ -69,7 +69,16 @@ async fn intake(accepted: io::Result<(TcpStream, SocketAddr)>, live: &Arc<LiveLi
             // Over the limit: closed at once, and counted.
             if let Some(slot) = live.take_slot(&listener) {
                 let drain = live.drain.subscribe();
-                let intake = Intake { tcp, peer, listener, slot, drain, worker: worker.clone(), accepted_at };
+                let intake = Intake {
+                    tcp,
+                    peer,
+                    address: live.address,
+                    listener,
+                    slot,
+                    drain,
+                    worker: worker.clone(),
+                    accepted_at,
+                };
                 tokio::spawn(gateway::connection(intake));
             }
         }

@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use mitu_tls::stream::SecureStream;
 
 use crate::connection::Connection;
 use crate::protocol::{Protocol, http, relay};
 
 /// Runs the handler of the protocol with this index, to the connection's end, and writes the connection's log line.
-pub async fn run(stream: Box<TlsStream<TcpStream>>, protocol: usize, connection: Arc<Connection>) {
+pub async fn run(stream: SecureStream, protocol: usize, connection: Arc<Connection>) {
     let mut bytes = None;
     let error = match &connection.listener.protocols[protocol].protocol {
         // Boxed, so that a connection takes the room that its protocol needs, and not that of the largest.

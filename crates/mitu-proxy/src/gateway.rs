@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mitu_telemetry::tls::StageTimes;
 use mitu_tls::handshake::{self, Finished, HandshakeError};
 use mitu_tls::identity::ClientIdentity;
+use mitu_tls::stream::SecureStream;
 use mitu_tls::{client_hello, server_name};
 use rustls::{HandshakeKind, ProtocolVersion};
 use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::server::TlsStream;
 
 use crate::connection::Connection;
 use crate::dispatch;
@@ -26,6 +26,8 @@ use crate::worker::Worker;
 pub struct Intake {
     pub tcp: TcpStream,
     pub peer: SocketAddr,
+    /// The listener's.
+    pub address: SocketAddr,
     pub listener: Arc<Listener>,
     /// Held until the connection ends.
     pub slot: Slot,
@@ -36,13 +38,13 @@ pub struct Intake {
 
 /// A connection, from accept to its end.
 pub async fn connection(intake: Intake) {
-    let Intake { tcp, mut peer, listener, slot: _slot, drain, worker, accepted_at } = intake;
+    let Intake { tcp, mut peer, address, listener, slot: _slot, drain, worker, accepted_at } = intake;
     let mut times = StageTimes { accept_wait: accepted_at.elapsed(), ..StageTimes::default() };
 
     // One deadline bounds everything before the first application byte. Boxed, so that an open connection does not
     // carry the room that its handshake needed.
     let limit = Duration::from_millis(listener.timeouts.handshake_ms);
-    let secured = Box::pin(timeout(limit, secure(tcp, &mut peer, &listener, &mut times))).await;
+    let secured = Box::pin(timeout(limit, secure(tcp, &mut peer, address, &listener, &mut times))).await;
     times.total = accepted_at.elapsed();
     let secured = match secured.unwrap_or(Err(HandshakeError::Timeout)) {
         Ok(secured) => secured,
@@ -79,8 +81,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// A stream whose handshake is done, with what it negotiated.
 struct Secured {
-    /// Boxed, since it is handed from stage to stage: what each of them keeps and moves is a pointer.
-    stream: Box<TlsStream<TcpStream>>,
+    stream: SecureStream,
     prepared: usize,
     protocol: usize,
     local: SocketAddr,
@@ -95,10 +96,12 @@ struct Secured {
 async fn secure(
     mut tcp: TcpStream,
     peer: &mut SocketAddr,
+    address: SocketAddr,
     listener: &Listener,
     times: &mut StageTimes,
 ) -> Result<Secured, HandshakeError> {
-    let mut local = tcp.local_addr()?;
+    // The listener's own address is the connection's, unless it stands for all of the machine's.
+    let mut local = if address.ip().is_unspecified() { tcp.local_addr()? } else { address };
 
     // PROXY header: required of the peers that are trusted to send one, and of nobody else.
     if listener.proxy_protocol_from.iter().any(|trusted| trusted.contains(&peer.ip().to_canonical())) {
@@ -132,7 +135,7 @@ async fn secure(
     let Finished { stream, crypto, client_flight } = handshake::run(tcp, accepted, config).await?;
     (times.crypto, times.client_flight) = (crypto, client_flight);
 
-    let (_, tls) = stream.get_ref();
+    let tls = stream.tls();
     let version = match tls.protocol_version() {
         Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
         _ => "TLSv1.3",
@@ -141,7 +144,6 @@ async fn secure(
     let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
     let leaf = tls.peer_certificates().and_then(<[_]>::first);
     let identity = leaf.map(|leaf| Arc::new(ClientIdentity::from_verified(leaf)));
-    let stream = Box::new(stream);
     Ok(Secured { stream, prepared, protocol, local, version, cipher, resumed, server_name, identity })
 }
 
@@ -188,9 +190,8 @@ mod tests {
     /// What an open connection takes of the heap whether it is busy or not, buffers and TLS state apart.
     #[test]
     fn an_idle_connection_takes_little_room() {
-        type Stream = Box<TlsStream<TcpStream>>;
-        let h1 = size(|(stream, connection): (Stream, _)| serve_h1(stream, connection));
-        let h2 = size(|(stream, connection): (Stream, _)| serve_h2(stream, connection));
+        let h1 = size(|(stream, connection): (SecureStream, _)| serve_h1(stream, connection));
+        let h2 = size(|(stream, connection): (SecureStream, _)| serve_h2(stream, connection));
         let sizes = [size(connection), h1, h2];
         assert!(sizes.iter().zip([768, 1536, 2048]).all(|(size, most)| *size <= most), "{sizes:?}");
     }

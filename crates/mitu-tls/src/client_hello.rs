@@ -1,9 +1,12 @@
 //! Reads the ClientHello, and no byte more than its flight, before any decision is made.
 
+use std::future::poll_fn;
 use std::io::{self, Read};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use rustls::server::{Accepted, Acceptor};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::handshake::HandshakeError;
@@ -12,12 +15,12 @@ use crate::handshake::HandshakeError;
 pub async fn read(tcp: &mut TcpStream) -> Result<Accepted, HandshakeError> {
     let mut acceptor = Acceptor::default();
     loop {
-        tcp.readable().await?;
-        match acceptor.read_tls(&mut Readable(tcp)) {
-            Ok(0) => return Err(HandshakeError::Closed),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error.into()),
+        let read = poll_fn(|context| match acceptor.read_tls(&mut Arrived { tcp, context }) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            read => Poll::Ready(read),
+        });
+        if read.await? == 0 {
+            return Err(HandshakeError::Closed);
         }
         match acceptor.accept() {
             Ok(Some(accepted)) => return Ok(accepted),
@@ -32,11 +35,18 @@ pub async fn read(tcp: &mut TcpStream) -> Result<Accepted, HandshakeError> {
     }
 }
 
-/// What has arrived on a socket, without waiting.
-struct Readable<'a>(&'a TcpStream);
+/// What has arrived on a socket. `WouldBlock`: nothing yet, and the task will be woken.
+struct Arrived<'a, 'b> {
+    tcp: &'a mut TcpStream,
+    context: &'a mut Context<'b>,
+}
 
-impl Read for Readable<'_> {
+impl Read for Arrived<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(buffer)
+        let mut buffer = ReadBuf::new(buffer);
+        match Pin::new(&mut *self.tcp).poll_read(self.context, &mut buffer) {
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            Poll::Ready(read) => read.map(|()| buffer.filled().len()),
+        }
     }
 }

@@ -2,15 +2,17 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::server::Accepted;
-use rustls::{AlertDescription, ServerConfig};
+use rustls::{AlertDescription, ProtocolVersion, ServerConfig};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_rustls::server::{StartHandshake, TlsStream};
+use tokio_rustls::server::StartHandshake;
+
+use crate::stream::{FlightStream, SecureStream};
 
 /// Why a handshake did not finish.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +73,7 @@ impl HandshakeError {
 /// A finished handshake.
 #[derive(Debug)]
 pub struct Finished {
-    pub stream: TlsStream<TcpStream>,
+    pub stream: SecureStream,
     /// Time spent computing and writing: every poll of the handshake together.
     pub crypto: Duration,
     /// Time spent waiting for the client between them.
@@ -82,14 +84,29 @@ pub struct Finished {
 pub async fn run(tcp: TcpStream, accepted: Accepted, config: Arc<ServerConfig>) -> Result<Finished, HandshakeError> {
     let begun = Instant::now();
     let mut crypto = Duration::ZERO;
-    let mut handshake = pin!(StartHandshake::from_parts(accepted, tcp).into_stream(config));
+    let start = StartHandshake::from_parts(accepted, FlightStream::holding(tcp));
+    let mut handshake = start.into_stream(config).into_fallible();
     let stream = poll_fn(|context| {
         let resumed = Instant::now();
-        let poll = handshake.as_mut().poll(context);
+        let poll = Pin::new(&mut handshake).poll(context);
         crypto += resumed.elapsed();
         poll
     })
-    .await?;
+    .await;
+    let stream = match stream {
+        Ok(stream) => stream,
+        Err((error, mut tcp)) => {
+            // The alert that says why. Whether the client still listens changes nothing.
+            let _ = poll_fn(|context| tcp.poll_send(context)).await;
+            return Err(error.into());
+        }
+    };
+    let mut stream = SecureStream::new(stream);
+    // In TLS 1.2 the client waits for the end of the handshake; in TLS 1.3 only tickets are held, which can wait for the
+    // first response.
+    if stream.tls().protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+        stream.flush().await?;
+    }
     Ok(Finished { stream, crypto, client_flight: begun.elapsed().saturating_sub(crypto) })
 }
 

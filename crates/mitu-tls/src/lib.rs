@@ -1,5 +1,6 @@
 //! The TLS side of the data plane, stage by stage: [`client_hello`] is read, [`alpn`] and [`server_name`] decide,
-//! [`select`] picks the prepared configuration, [`handshake`] runs it and times its stages.
+//! [`select`] picks the prepared configuration, [`handshake`] runs it and times its stages, and [`stream`] is what is left
+//! for the handlers.
 
 pub mod alpn;
 pub mod certificate;
@@ -11,4 +12,5 @@ pub mod identity;
 pub mod policy;
 pub mod select;
 pub mod server_name;
+pub mod stream;
 pub mod ticket;

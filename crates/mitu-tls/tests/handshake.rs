@@ -21,7 +21,7 @@ use rustls::{
     AlertDescription, ClientConfig, DigitallySignedStruct, Error, HandshakeKind, SignatureScheme,
     SupportedProtocolVersion,
 };
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
@@ -64,7 +64,8 @@ async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Hands
         Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
     };
     let finished = handshake::run(tcp, accepted, config).await?;
-    let (_, tls) = finished.stream.get_ref();
+    let mut stream = finished.stream;
+    let tls = stream.tls();
     let prepared = &selector.prepared()[prepared];
     let leaf = tls.peer_certificates().and_then(<[_]>::first);
     let chosen = Chosen {
@@ -74,14 +75,8 @@ async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Hands
         resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
         identity: leaf.and_then(|leaf| ClientIdentity::from_verified(leaf).common_name),
     };
-    let (mut tcp, mut tls) = finished.stream.into_inner();
     // The ticket goes out with the server's end of the connection.
-    tls.send_close_notify();
-    let mut flight = Vec::new();
-    while tls.wants_write() {
-        tls.write_tls(&mut flight).unwrap();
-    }
-    tokio::io::AsyncWriteExt::write_all(&mut tcp, &flight).await.unwrap();
+    stream.shutdown().await.unwrap();
     Ok(chosen)
 }
 
