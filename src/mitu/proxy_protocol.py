@@ -70,7 +70,8 @@ def parse(family: int, body: bytes) -> Connection:
 def _entries(data: bytes) -> Iterator[tuple[int, bytes]]:
     while data:
         kind, length = struct.unpack_from("!BH", data)
-        yield kind, data[3 : 3 + length]
+        (value,) = struct.unpack_from(f"!{length}s", data, 3)
+        yield kind, value
         data = data[3 + length :]
 
 
