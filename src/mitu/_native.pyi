@@ -35,9 +35,6 @@ class Server:
     def connections(self, limit: int) -> str:
         """A JSON array of at most `limit` open connections, oldest first."""
 
-    def certificates(self) -> str:
-        """A JSON array of what each listener serves: server names, key types, protocols."""
-
     def reopen_logs(self) -> None:
         """Open the access log's path anew, after logrotate has moved the file."""
 

@@ -4,6 +4,8 @@
 //! phases. In the first, responses say `Connection: close` (h2: GOAWAY) and idle connections are left alone for
 //! [`LINGER`]; in the second, those still idle are closed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -20,20 +22,24 @@ enum Phase {
 
 /// The sending side: one for each listener.
 #[derive(Debug)]
-pub struct DrainSignal(watch::Sender<Phase>);
+pub struct DrainSignal {
+    phase: watch::Sender<Phase>,
+    begun: Arc<AtomicBool>,
+}
 
 impl DrainSignal {
     pub fn new() -> Self {
-        Self(watch::Sender::new(Phase::Serving))
+        Self { phase: watch::Sender::new(Phase::Serving), begun: Arc::default() }
     }
 
     pub fn subscribe(&self) -> Drain {
-        Drain(self.0.subscribe())
+        Drain { phase: self.phase.subscribe(), begun: self.begun.clone() }
     }
 
     /// Begins the first phase; it must be followed by [`Self::end_linger`] after [`LINGER`].
     pub fn begin(&self) {
-        self.0.send_if_modified(|phase| {
+        self.begun.store(true, Ordering::Relaxed);
+        self.phase.send_if_modified(|phase| {
             let serving = *phase == Phase::Serving;
             if serving {
                 *phase = Phase::Draining;
@@ -43,7 +49,7 @@ impl DrainSignal {
     }
 
     pub fn end_linger(&self) {
-        self.0.send_replace(Phase::Lingered);
+        self.phase.send_replace(Phase::Lingered);
     }
 }
 
@@ -55,12 +61,16 @@ impl Default for DrainSignal {
 
 /// A connection's view of the drain of its listener.
 #[derive(Debug, Clone)]
-pub struct Drain(watch::Receiver<Phase>);
+pub struct Drain {
+    phase: watch::Receiver<Phase>,
+    /// Asked for each accept and each response, for which the channel would take its lock.
+    begun: Arc<AtomicBool>,
+}
 
 impl Drain {
     /// Whether responses should announce the connection's end.
     pub fn draining(&self) -> bool {
-        *self.0.borrow() != Phase::Serving
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Resolves when draining begins.
@@ -75,7 +85,7 @@ impl Drain {
 
     async fn reached(&mut self, wanted: Phase) {
         // A signal dropped without draining belongs to a listener that nobody will drain.
-        if self.0.wait_for(|phase| *phase >= wanted).await.is_err() {
+        if self.phase.wait_for(|phase| *phase >= wanted).await.is_err() {
             std::future::pending::<()>().await;
         }
     }

@@ -1,6 +1,6 @@
 //! The life of a connection, whole, from top to bottom. Each stage has a file of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use mitu_tls::handshake::{self, Finished, HandshakeError};
 use mitu_tls::identity::ClientIdentity;
 use mitu_tls::stream::SecureStream;
 use mitu_tls::{client_hello, server_name};
-use rustls::{HandshakeKind, ProtocolVersion};
+use rustls::{CertificateError, HandshakeKind, ProtocolVersion};
 use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -101,14 +101,15 @@ async fn secure(
     times: &mut StageTimes,
 ) -> Result<Secured, HandshakeError> {
     // The listener's own address is the connection's, unless it stands for all of the machine's.
-    let mut local = if address.ip().is_unspecified() { tcp.local_addr()? } else { address };
+    let mut local = canonical(if address.ip().is_unspecified() { tcp.local_addr()? } else { address });
+    *peer = canonical(*peer);
 
     // PROXY header: required of the peers that are trusted to send one, and of nobody else.
-    if listener.proxy_protocol_from.iter().any(|trusted| trusted.contains(&peer.ip().to_canonical())) {
+    if listener.proxy_protocol_from.iter().any(|trusted| trusted.contains(&peer.ip())) {
         let header = proxy_protocol::read(&mut tcp).await;
         let header = header.inspect_err(|_| listener.metrics.refused_proxy_protocol.inc())?;
         if let Some(addresses) = header {
-            (*peer, local) = (addresses.source, addresses.destination);
+            (*peer, local) = (canonical(addresses.source), canonical(addresses.destination));
         }
     }
 
@@ -144,7 +145,21 @@ async fn secure(
     let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
     let leaf = tls.peer_certificates().and_then(<[_]>::first);
     let identity = leaf.map(|leaf| Arc::new(ClientIdentity::from_verified(leaf)));
+    // A ticket carries the identity past the certificate check, and each session that resumes gets new tickets.
+    if resumed && identity.as_ref().is_some_and(|identity| identity.is_expired(SystemTime::now())) {
+        return Err(HandshakeError::Tls(CertificateError::Expired.into()));
+    }
     Ok(Secured { stream, prepared, protocol, local, version, cipher, resumed, server_name, identity })
+}
+
+/// `::ffff:192.0.2.1`, which a socket for all addresses calls an IPv4 peer, is 192.0.2.1 to everybody here.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) if matches!(v6.ip().to_canonical(), IpAddr::V4(_)) => {
+            SocketAddr::new(v6.ip().to_canonical(), v6.port())
+        }
+        address => address,
+    }
 }
 
 /// The access log's line for a connection that came to nothing.

@@ -16,7 +16,6 @@ use mitu_tls::error::TlsConfigError;
 use mitu_tls::policy::base_provider;
 use mitu_tls::ticket::Ticketers;
 use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use crate::accept;
@@ -31,6 +30,9 @@ use crate::worker::Workers;
 /// How long a drain waits at most for the last connections to be accepted, and how often it looks.
 const QUEUES_EMPTY: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(5);
+
+/// How long the end waits at most for lines of the access log to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Why a configuration cannot be made live.
 #[derive(Debug, thiserror::Error)]
@@ -176,13 +178,14 @@ impl Server {
             let adopted = handed.is_some();
             let sockets = match handed {
                 Some(sockets) => socket::adopt(sockets, config.workers),
-                None => socket::bind(wanted.bind, wanted.backlog, config.workers, false),
+                None => socket::bind(wanted.bind, config.workers, false),
             };
             bound.push(Bound::new(wanted, listener.clone(), sockets, adopted)?);
         }
         let access_log = open_access_log(config.access_log.as_ref(), &telemetry.connections)?;
         telemetry.access_log.store(access_log.map(Arc::new));
         let workers = Workers::start(config.workers, config.scheduler, &telemetry).map_err(ServerError::Start)?;
+        bound.iter().try_for_each(Bound::listen)?;
         let live = bound.into_iter().map(|bound| bound.serve(&workers)).collect();
         let retired = Vec::new();
         let state = State { workers, live, retired, draining: false, built, access_log: config.access_log };
@@ -214,13 +217,15 @@ impl Server {
                 kept.push((*bind, listener.clone()));
             } else {
                 let ours = state.live.values().chain(&state.retired).any(|serving| serving.holds(*bind));
-                let sockets = socket::bind(*bind, wanted.backlog, to, ours);
+                let sockets = socket::bind(*bind, to, ours);
                 bound.push(Bound::new(wanted, listener.clone(), sockets, false)?);
             }
         }
         let new_log = (config.access_log != state.access_log)
             .then(|| open_access_log(config.access_log.as_ref(), &self.telemetry.connections))
             .transpose()?;
+        // Last of all, as whoever connects to a socket that is given up again is lost.
+        bound.iter().try_for_each(Bound::listen)?;
 
         // Nothing below fails.
         if let Some(log) = new_log {
@@ -281,7 +286,9 @@ impl Server {
         // Joining takes its time; whoever asks meanwhile is not to wait for it.
         let state = self.state.lock().take();
         drop(state);
-        self.telemetry.access_log.store(None);
+        if let Some(log) = self.telemetry.access_log.swap(None).and_then(Arc::into_inner) {
+            log.finish(LAST_LINES);
+        }
     }
 
     /// Every metric in Prometheus text format.
@@ -301,23 +308,6 @@ impl Server {
         Ok(serde_json::to_string(&records)?)
     }
 
-    /// What each listener serves, as JSON.
-    pub fn certificates(&self) -> Result<String, ServerError> {
-        let state = self.state.lock();
-        let listeners = state.iter().flat_map(|state| &state.built.listeners);
-        let served: Vec<_> = listeners
-            .flat_map(|(_, listener)| {
-                listener.selector.prepared().iter().map(|prepared| ServedCertificate {
-                    listener: &listener.name,
-                    site: &prepared.site,
-                    alpn: &listener.protocols[prepared.protocol].alpn,
-                    key_type: prepared.key_type.name(),
-                })
-            })
-            .collect();
-        Ok(serde_json::to_string(&served)?)
-    }
-
     /// Opens the access log's file anew.
     pub fn reopen_logs(&self) {
         if let Some(log) = &*self.telemetry.access_log.load() {
@@ -326,19 +316,12 @@ impl Server {
     }
 }
 
-#[derive(Serialize)]
-struct ServedCertificate<'a> {
-    listener: &'a str,
-    site: &'a str,
-    alpn: &'a str,
-    key_type: &'static str,
-}
-
 /// A listener whose sockets are bound but not yet accepted from.
 struct Bound {
     live: Arc<LiveListener>,
     name: String,
     bind: SocketAddr,
+    backlog: u32,
     sockets: Vec<TcpListener>,
     inherited: bool,
 }
@@ -354,7 +337,13 @@ impl Bound {
         let sockets = sockets.map_err(failed)?;
         let address = sockets.first().map_or(Ok(config.bind), TcpListener::local_addr).map_err(failed)?;
         let live = Arc::new(LiveListener::new(address, listener));
-        Ok(Self { live, name: config.name.clone(), bind: config.bind, sockets, inherited })
+        let (name, bind, backlog) = (config.name.clone(), config.bind, config.backlog);
+        Ok(Self { live, name, bind, backlog, sockets, inherited })
+    }
+
+    fn listen(&self) -> Result<(), ServerError> {
+        let failed = |source| ServerError::Bind { name: self.name.clone(), bind: self.bind, source };
+        if self.inherited { Ok(()) } else { socket::listen(&self.sockets, self.backlog).map_err(failed) }
     }
 
     fn serve(self, workers: &Workers) -> (String, Serving) {

@@ -9,11 +9,11 @@ use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type}
 /// How long a client that stays silent may stay before the kernel asks whether it is there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Binds `workers` sockets to one address, among which the kernel spreads the connections.
+/// Binds `workers` sockets to one address, among which the kernel spreads the connections once they [`listen`].
 ///
 /// `ours`: whether a live listener of this process has the address already. Otherwise it must be free: with
 /// `SO_REUSEPORT` alone, a forgotten process would silently take its share of the connections.
-pub fn bind(address: SocketAddr, backlog: u32, workers: usize, ours: bool) -> io::Result<Vec<TcpListener>> {
+pub fn bind(address: SocketAddr, workers: usize, ours: bool) -> io::Result<Vec<TcpListener>> {
     if !ours && address.port() != 0 {
         let probe = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         prepare(&probe, address)?;
@@ -27,10 +27,15 @@ pub fn bind(address: SocketAddr, backlog: u32, workers: usize, ours: bool) -> io
         prepare(&socket, address)?;
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         bound.push(configure(socket.into())?);
     }
     Ok(bound)
+}
+
+/// Lets clients connect. From here on a socket must not be closed without being emptied.
+pub fn listen(bound: &[TcpListener], backlog: u32) -> io::Result<()> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    bound.iter().try_for_each(|socket| SockRef::from(socket).listen(backlog))
 }
 
 /// Takes over inherited sockets: as many for each worker as were handed in, shared where there are fewer.
@@ -94,9 +99,21 @@ mod tests {
         "127.0.0.1:0".parse().unwrap()
     }
 
+    fn serving(address: SocketAddr, workers: usize, ours: bool) -> io::Result<Vec<TcpListener>> {
+        let bound = bind(address, workers, ours)?;
+        listen(&bound, 16).map(|()| bound)
+    }
+
+    #[test]
+    fn nobody_can_connect_before_it_listens() {
+        let bound = bind(loopback(), 1, false).unwrap();
+        let refused = TcpStream::connect(bound[0].local_addr().unwrap());
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    }
+
     #[test]
     fn workers_share_one_port() {
-        let bound = bind(loopback(), 16, 3, false).unwrap();
+        let bound = serving(loopback(), 3, false).unwrap();
         let ports: Vec<_> = bound.iter().map(|socket| socket.local_addr().unwrap().port()).collect();
         assert_eq!(ports.len(), 3);
         assert!(ports.iter().all(|port| *port == ports[0] && *port != 0));
@@ -104,15 +121,15 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_is_an_error() {
-        let taken = bind(loopback(), 16, 1, false).unwrap();
+        let taken = serving(loopback(), 1, false).unwrap();
         let address = taken[0].local_addr().unwrap();
-        assert_eq!(bind(address, 16, 1, false).unwrap_err().kind(), ErrorKind::AddrInUse);
-        assert!(bind(address, 16, 1, true).is_ok());
+        assert_eq!(serving(address, 1, false).unwrap_err().kind(), ErrorKind::AddrInUse);
+        assert!(serving(address, 1, true).is_ok());
     }
 
     #[test]
     fn stopping_keeps_what_has_begun_and_lets_nothing_begin() {
-        let listener = bind(loopback(), 16, 1, false).unwrap().remove(0);
+        let listener = serving(loopback(), 1, false).unwrap().remove(0);
         let address = listener.local_addr().unwrap();
         let _waiting = TcpStream::connect(address).unwrap();
         stop_new_connections(&listener).unwrap();

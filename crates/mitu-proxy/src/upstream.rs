@@ -171,7 +171,7 @@ impl Upstream {
     fn hash(&self, connection: &Connection, path: Option<&str>, headers: Option<&http::HeaderMap>) -> u64 {
         match self.balancer.hash_key() {
             None => 0,
-            Some(HashKey::ClientAddress) => balancer::hash(connection.peer.ip().to_canonical().to_string().as_bytes()),
+            Some(HashKey::ClientAddress) => balancer::hash(connection.peer.ip().to_string().as_bytes()),
             Some(HashKey::ServerName) => {
                 balancer::hash(connection.server_name.as_deref().unwrap_or_default().as_bytes())
             }

@@ -36,8 +36,8 @@ impl Server {
     }
 
     /// The bound `host:port` of each listener, by name.
-    fn addresses(&self) -> HashMap<String, String> {
-        self.0.addresses().into_iter().map(|(name, address)| (name, address.to_string())).collect()
+    fn addresses(&self, py: Python<'_>) -> HashMap<String, String> {
+        py.detach(|| self.0.addresses()).into_iter().map(|(name, address)| (name, address.to_string())).collect()
     }
 
     /// Stop accepting, and ask every connection to finish (GOAWAY, `Connection: close`). Returns once those that had
@@ -47,8 +47,8 @@ impl Server {
     }
 
     /// Connections that are open now, handshakes included.
-    fn active(&self) -> usize {
-        self.0.active()
+    fn active(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.0.active())
     }
 
     /// Close every connection and join the workers.
@@ -65,11 +65,6 @@ impl Server {
     /// A JSON array of at most `limit` open connections, oldest first.
     fn connections(&self, py: Python<'_>, limit: usize) -> PyResult<String> {
         py.detach(|| self.0.connections(limit)).map_err(native_error)
-    }
-
-    /// A JSON array of what each listener serves: server names, key types, protocols.
-    fn certificates(&self, py: Python<'_>) -> PyResult<String> {
-        py.detach(|| self.0.certificates()).map_err(native_error)
     }
 
     /// Open the access log's path anew, after logrotate has moved the file.

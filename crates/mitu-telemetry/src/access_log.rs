@@ -7,9 +7,12 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::Serialize;
 
 use crate::connections::AccessLogMetrics;
@@ -42,16 +45,13 @@ impl Target {
 
 #[derive(Debug)]
 pub struct AccessLog {
-    queue: Option<Sender<Message>>,
-    writer: Option<JoinHandle<()>>,
+    queue: Sender<Vec<u8>>,
+    /// Disconnected once the writer has ended.
+    ended: Receiver<()>,
+    reopen: Arc<AtomicBool>,
     requests: bool,
     connections: bool,
     metrics: AccessLogMetrics,
-}
-
-enum Message {
-    Line(Vec<u8>),
-    Reopen,
 }
 
 impl AccessLog {
@@ -65,11 +65,14 @@ impl AccessLog {
     ) -> io::Result<Self> {
         let output = target.open()?;
         let (queue, lines) = bounded(capacity);
-        let write_failed = metrics.dropped_write_failed.clone();
-        let writer = thread::Builder::new()
-            .name("mitu-access-log".into())
-            .spawn(move || write_lines(&target, output, &lines, &write_failed))?;
-        Ok(Self { queue: Some(queue), writer: Some(writer), requests, connections, metrics })
+        let (end, ended) = bounded(0);
+        let reopen = Arc::<AtomicBool>::default();
+        let (write_failed, wanted) = (metrics.dropped_write_failed.clone(), reopen.clone());
+        thread::Builder::new().name("mitu-access-log".into()).spawn(move || {
+            let _end = end;
+            write_lines(&target, output, &lines, &wanted, &write_failed);
+        })?;
+        Ok(Self { queue, ended, reopen, requests, connections, metrics })
     }
 
     /// Whether a line is wanted for each request.
@@ -90,29 +93,23 @@ impl AccessLog {
             return;
         }
         line.push(b'\n');
-        if let Some(queue) = &self.queue
-            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(Message::Line(line))
-        {
+        if self.queue.try_send(line).is_err() {
             self.metrics.dropped_queue_full.inc();
         }
     }
 
     /// Opens the file's path anew, after logrotate has moved the old file away.
     pub fn reopen(&self) {
-        if let Some(queue) = &self.queue {
-            // A full queue delays this call, which only an administrator makes.
-            let _ = queue.send(Message::Reopen);
-        }
+        self.reopen.store(true, Ordering::Relaxed);
+        // Wakes the writer; a queue that is full keeps it awake.
+        let _ = self.queue.try_send(Vec::new());
     }
-}
 
-impl Drop for AccessLog {
-    /// Writes what is queued, then ends the writer.
-    fn drop(&mut self) {
-        self.queue = None;
-        if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
-        }
+    /// Ends the log and waits until what is queued is written, for `limit` at most: nobody may be reading it. A log
+    /// that is merely dropped is written to its end too, by its own thread.
+    pub fn finish(self, limit: Duration) {
+        drop(self.queue);
+        let _ = self.ended.recv_timeout(limit);
     }
 }
 
@@ -122,33 +119,30 @@ const BATCH_BYTES: usize = 64 * 1024;
 fn write_lines(
     target: &Target,
     mut output: Box<dyn Write + Send>,
-    lines: &Receiver<Message>,
+    lines: &Receiver<Vec<u8>>,
+    reopen: &AtomicBool,
     write_failed: &prometheus::IntCounter,
 ) {
     let mut batch = Vec::with_capacity(BATCH_BYTES);
     while let Ok(first) = lines.recv() {
-        let mut count = 0u64;
-        let mut reopen = false;
-        for message in std::iter::once(first).chain(lines.try_iter()) {
-            match message {
-                Message::Line(line) => {
-                    batch.extend_from_slice(&line);
-                    count += 1;
-                }
-                Message::Reopen => reopen = true,
-            }
-            if reopen || batch.len() >= BATCH_BYTES {
+        let mut count = 0;
+        for line in std::iter::once(first).chain(lines.try_iter()) {
+            batch.extend_from_slice(&line);
+            count += u64::from(!line.is_empty());
+            if batch.len() >= BATCH_BYTES {
                 break;
             }
         }
-        if output.write_all(&batch).and_then(|()| output.flush()).is_err() {
-            write_failed.inc_by(count);
-            reopen = true;
-        }
-        batch.clear();
-        if reopen && let Ok(opened) = target.open() {
+        if reopen.swap(false, Ordering::Relaxed)
+            && let Ok(opened) = target.open()
+        {
             output = opened;
         }
+        if output.write_all(&batch).and_then(|()| output.flush()).is_err() {
+            write_failed.inc_by(count);
+            reopen.store(true, Ordering::Relaxed);
+        }
+        batch.clear();
     }
 }
 
@@ -157,6 +151,8 @@ fn write_lines(
 mod tests {
     use super::*;
     use crate::Telemetry;
+
+    const LONG: Duration = Duration::from_secs(60);
 
     #[derive(Serialize)]
     struct Line {
@@ -182,7 +178,7 @@ mod tests {
         let path = temporary("lines");
         let (log, metrics) = open(&path, 10_000);
         (0..5_000).for_each(|n| log.write(&Line { n }));
-        drop(log);
+        log.finish(LONG);
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 5_000);
         assert_eq!(text.lines().last(), Some(r#"{"n":4999}"#));
@@ -193,7 +189,7 @@ mod tests {
     fn a_full_disk_costs_lines_and_is_counted() {
         let (log, metrics) = open(std::path::Path::new("/dev/full"), 10_000);
         (0..100).for_each(|n| log.write(&Line { n }));
-        drop(log);
+        log.finish(LONG);
         assert_eq!(metrics.dropped_write_failed.get(), 100);
     }
 
@@ -209,8 +205,20 @@ mod tests {
         std::fs::rename(&path, &moved).unwrap();
         log.reopen();
         log.write(&Line { n: 2 });
-        drop(log);
+        log.finish(LONG);
         assert_eq!(std::fs::read_to_string(&moved).unwrap(), "{\"n\":1}\n");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"n\":2}\n");
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_holds_nothing_up() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer));
+        let (log, metrics) = open(std::path::Path::new(&path), 16);
+        while metrics.dropped_queue_full.get() == 0 {
+            log.write(&Line { n: 0 });
+        }
+        log.reopen();
+        log.finish(Duration::from_millis(10));
     }
 }

@@ -20,7 +20,7 @@ pub struct ListenerMetrics {
     pub active: IntGauge,
     /// Over `limits.connections`.
     pub refused_limit: IntCounter,
-    /// A PROXY header missing, malformed, or late.
+    /// A PROXY header missing or malformed; a late one is a handshake that took too long.
     pub refused_proxy_protocol: IntCounter,
     /// `accept` failed for want of descriptors or memory.
     pub refused_resources: IntCounter,

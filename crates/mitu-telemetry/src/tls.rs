@@ -1,7 +1,9 @@
 //! Handshakes: how long each stage took, how they failed, and what clients offered.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 use serde::Serialize;
 
@@ -12,6 +14,9 @@ const BUCKETS: [f64; 18] = [
     0.000_025, 0.000_05, 0.000_1, 0.000_2, 0.000_4, 0.000_8, 0.001_5, 0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.25,
     0.5, 1.0, 2.5, 10.0,
 ];
+
+/// Lists of offered protocols that have series of their own, for each listener.
+const OFFERED_LISTS: usize = 256;
 
 /// What one handshake spent in each stage.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,6 +68,8 @@ pub struct Families {
     stages: HistogramVec,
     failures: IntCounterVec,
     alpn: IntCounterVec,
+    /// Listener and list of each series of `alpn`: clients choose the lists, and series outlive configurations.
+    offered: Mutex<HashSet<(String, String)>>,
     alpn_cache: IntCounterVec,
 }
 
@@ -114,6 +121,7 @@ impl Families {
                 "ALPN lists by what the client offered and what was chosen.",
                 &["listener", "offered", "chosen"],
             )?,
+            offered: Mutex::default(),
             alpn_cache: counter(
                 "mitu_alpn_cache_total",
                 "ALPN decisions by whether the client's list was in the cache.",
@@ -142,7 +150,11 @@ impl Families {
     }
 
     pub fn alpn(&self, listener: &str, offered: &str, chosen: &str) -> IntCounter {
-        self.alpn.with_label_values(&[listener, offered, chosen])
+        let mut known = self.offered.lock();
+        let kind = (listener.to_owned(), offered.to_owned());
+        let room = known.iter().filter(|(name, _)| name == listener).count() < OFFERED_LISTS;
+        let told = if known.contains(&kind) || (room && known.insert(kind)) { offered } else { "overflow" };
+        self.alpn.with_label_values(&[listener, told, chosen])
     }
 
     /// The counters of hits and of misses.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls::server::ClientHello;
 use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme};
+use rustls::{SignatureAlgorithm, SignatureScheme, SupportedCipherSuite};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{CertificateConfig, Version};
+use crate::config::CertificateConfig;
 use crate::error::{Secrets, TlsConfigError, secret};
 
 /// A chain with its key, checked to belong together.
@@ -69,26 +69,14 @@ impl Certificate {
         Ok(Self { id: config.id.clone(), key_type: KeyType::of(&key), key: Arc::new(key) })
     }
 
-    /// Whether a client that says this can be served with this certificate, up to `max_version`.
-    pub fn suits(&self, hello: &ClientHello<'_>, max_version: Version) -> bool {
-        let signable = self.key.key.choose_scheme(hello.signature_schemes()).is_some();
-        let suites = hello.cipher_suites();
-        // TLS 1.3 suites say nothing of the key; TLS 1.2 suites name its algorithm.
-        let tls13 = max_version == Version::Tls13 && suites.iter().any(|suite| u16::from(*suite) >> 8 == 0x13);
-        signable && (tls13 || suites.iter().any(|suite| self.signs_for_tls12(*suite)))
-    }
-
-    fn signs_for_tls12(&self, suite: CipherSuite) -> bool {
-        use CipherSuite as Suite;
-        match suite {
-            Suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-            | Suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
-            | Suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => self.key_type != KeyType::Rsa,
-            Suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
-            | Suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
-            | Suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => self.key_type == KeyType::Rsa,
-            _ => false,
-        }
+    /// Whether a client that says this can be served with this certificate and one of `suites`.
+    pub fn suits(&self, hello: &ClientHello<'_>, suites: &[SupportedCipherSuite]) -> bool {
+        let algorithm = self.key.key.algorithm();
+        self.key.key.choose_scheme(hello.signature_schemes()).is_some()
+            && suites.iter().any(|suite| {
+                // TLS 1.3 suites say nothing of the key; TLS 1.2 suites name its algorithm.
+                suite.usable_for_signature_algorithm(algorithm) && hello.cipher_suites().contains(&suite.suite())
+            })
     }
 }
 

@@ -29,11 +29,11 @@ pub struct TlsPolicy {
     pub provider: Provider,
     pub min_version: Version,
     pub max_version: Version,
-    /// IANA names (`TLS_AES_128_GCM_SHA256`), most preferred first; `auto` has been resolved by [`crate::policy`] when
-    /// empty: every suite the versions allow, in the order that is cheapest on this CPU.
+    /// IANA names (`TLS_AES_128_GCM_SHA256`), most preferred first; empty:
+    /// every suite the versions allow, in the order that is cheapest on this CPU.
     pub cipher_suites: Vec<String>,
-    /// Named groups (`X25519MLKEM768`, `X25519`, `secp256r1`, `secp384r1`), most preferred first; empty: the
-    /// provider's.
+    /// Named groups (`X25519MLKEM768`, `X25519`, `secp256r1`, `secp384r1`) that are allowed, of which the client's first is
+    /// taken; empty: the provider's.
     pub groups: Vec<String>,
     pub client_auth: ClientAuthConfig,
     /// TLS 1.3 tickets sent after a full handshake; 0: no resumption, in TLS 1.2 neither.

@@ -1,5 +1,7 @@
 //! The identity of a client that showed a certificate and was verified.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use aws_lc_rs::digest;
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
@@ -16,6 +18,8 @@ pub struct ClientIdentity {
     pub sans: Vec<String>,
     /// SHA-256 of the DER, lower-case hex.
     pub fingerprint: String,
+    /// When the certificate expires, in seconds since the epoch.
+    pub not_after: i64,
 }
 
 impl ClientIdentity {
@@ -23,7 +27,7 @@ impl ClientIdentity {
     pub fn from_verified(leaf: &CertificateDer<'_>) -> Self {
         let fingerprint = hex(digest::digest(&digest::SHA256, leaf).as_ref());
         let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
-            return Self { subject: String::new(), common_name: None, sans: Vec::new(), fingerprint };
+            return Self { subject: String::new(), common_name: None, sans: Vec::new(), fingerprint, not_after: 0 };
         };
         let sans = match certificate.subject_alternative_name() {
             Ok(Some(extension)) => extension.value.general_names.iter().filter_map(render_san).collect(),
@@ -31,7 +35,13 @@ impl ClientIdentity {
         };
         let subject = certificate.subject();
         let common_name = subject.iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned);
-        Self { subject: subject.to_string(), common_name, sans, fingerprint }
+        let not_after = certificate.validity().not_after.timestamp();
+        Self { subject: subject.to_string(), common_name, sans, fingerprint, not_after }
+    }
+
+    pub fn is_expired(&self, now: SystemTime) -> bool {
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        i64::try_from(now).is_ok_and(|now| self.not_after < now)
     }
 }
 

@@ -19,7 +19,8 @@ pub struct PreparedPolicy {
     versions: Vec<&'static SupportedProtocolVersion>,
     verifier: Arc<dyn ClientCertVerifier>,
     tickets: usize,
-    pub max_version: Version,
+    /// Those of the versions that the policy allows.
+    pub suites: Arc<[SupportedCipherSuite]>,
 }
 
 impl PreparedPolicy {
@@ -35,7 +36,7 @@ impl PreparedPolicy {
         Ok(Self {
             verifier: verifier(&policy.client_auth, &crypto, secrets)?,
             tickets: policy.tickets,
-            max_version: policy.max_version,
+            suites: crypto.cipher_suites.iter().filter(|suite| versions.contains(&suite.version())).copied().collect(),
             crypto,
             versions,
         })

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use rustls::server::ClientHello;
-use rustls::{AlertDescription, ServerConfig};
+use rustls::{AlertDescription, ServerConfig, SupportedCipherSuite};
 
 use crate::alpn::{AlpnTable, Decision};
 use crate::certificate::{Certificate, Certificates, KeyType};
-use crate::config::{SiteConfig, TlsPolicy, Version};
+use crate::config::{SiteConfig, TlsPolicy};
 use crate::error::{Secrets, TlsConfigError};
 use crate::policy::PreparedPolicy;
 use crate::server_name::{ServerNameTable, lower_case};
@@ -39,7 +39,7 @@ pub struct Prepared {
     /// The site's first server name, for labels.
     pub site: Arc<str>,
     pub key_type: KeyType,
-    max_version: Version,
+    suites: Arc<[SupportedCipherSuite]>,
 }
 
 /// What was chosen for one ClientHello.
@@ -102,7 +102,7 @@ impl Selector {
                         protocol,
                         site: name.clone(),
                         key_type: certificate.key_type,
-                        max_version: ready.max_version,
+                        suites: ready.suites.clone(),
                     });
                 }
             }
@@ -137,7 +137,7 @@ impl Selector {
         let protocol = protocol.ok_or_else(|| refuse(AlertDescription::NoApplicationProtocol))?;
         let block = site.first + protocol * site.certificates.len();
         let suits = |(at, certificate): &(usize, &Arc<Certificate>)| {
-            certificate.suits(hello, self.prepared[block + at].max_version)
+            certificate.suits(hello, &self.prepared[block + at].suites)
         };
         // Where nothing suits, rustls says so to the client in its own words, on the first certificate.
         let certificate = site.certificates.iter().enumerate().find(suits).map_or(0, |(at, _)| at);

@@ -293,6 +293,7 @@ mod tests {
             common_name: None,
             sans: vec!["DNS:device-17.example".into(), "URI:spiffe://fleet/a,b".into()],
             fingerprint: "ab12".into(),
+            not_after: 0,
         };
         let mut headers = HeaderMap::new();
         claims(Some(&identity), true).apply(&mut headers);

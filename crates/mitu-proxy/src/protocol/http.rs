@@ -45,7 +45,7 @@ pub struct Downstream {
 
 impl Downstream {
     fn new(connection: Arc<Connection>, version: Version) -> Arc<Self> {
-        let peer = connection.peer.ip().to_canonical();
+        let peer = connection.peer.ip();
         let trusted = connection.listener.trusted_proxies.iter().any(|network| network.contains(&peer));
         let claims = Claims::new(connection.peer, connection.identity.as_deref(), trusted);
         Arc::new(Self { connection, version, claims })

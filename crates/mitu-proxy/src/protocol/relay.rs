@@ -69,7 +69,8 @@ where
         idle.poll(context, forward.moved + backward.moved)
     })
     .await;
-    RelayOutcome { sent: forward.moved, received: backward.moved, error: result.err() }
+    let error = result.err().or(forward.refused).or(backward.refused);
+    RelayOutcome { sent: forward.moved, received: backward.moved, error }
 }
 
 #[derive(Default)]
@@ -80,6 +81,14 @@ struct Direction {
     moved: u64,
     unflushed: bool,
     state: State,
+    /// Why the receiver takes nothing more. Its own last words may be on their way, so the other direction goes on.
+    refused: Option<io::Error>,
+}
+
+/// Which end of a direction failed.
+enum Broken {
+    Sender(io::Error),
+    Receiver(io::Error),
 }
 
 #[derive(Default, Clone, Copy, PartialEq)]
@@ -107,22 +116,44 @@ impl Direction {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
+        match ready!(self.poll_advance(context, from, to, buffer)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(Broken::Sender(error)) => Poll::Ready(Err(error)),
+            Err(Broken::Receiver(error)) => {
+                (self.state, self.kept, self.taken) = (State::Finished, Vec::new(), 0);
+                self.refused = Some(error);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    fn poll_advance<R, W>(
+        &mut self,
+        context: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        buffer: usize,
+    ) -> Poll<Result<(), Broken>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
         loop {
             match self.state {
                 State::Finished => return Poll::Ready(Ok(())),
                 State::Finishing => {
-                    ready!(self.poll_write_kept(context, to))?;
-                    ready!(Pin::new(&mut *to).poll_shutdown(context))?;
+                    ready!(self.poll_write_kept(context, to)).map_err(Broken::Receiver)?;
+                    ready!(Pin::new(&mut *to).poll_shutdown(context)).map_err(Broken::Receiver)?;
                     self.state = State::Finished;
                 }
                 State::Open => {
-                    ready!(self.poll_write_kept(context, to))?;
+                    ready!(self.poll_write_kept(context, to)).map_err(Broken::Receiver)?;
                     match self.poll_transfer(context, from, to, buffer)? {
                         Poll::Ready(0) => self.state = State::Finishing,
                         Poll::Ready(_) => {}
                         Poll::Pending => {
                             if self.unflushed {
-                                ready!(Pin::new(&mut *to).poll_flush(context))?;
+                                ready!(Pin::new(&mut *to).poll_flush(context)).map_err(Broken::Receiver)?;
                                 self.unflushed = false;
                             }
                             return Poll::Pending;
@@ -140,7 +171,7 @@ impl Direction {
         from: &mut R,
         to: &mut W,
         buffer: usize,
-    ) -> io::Result<Poll<usize>>
+    ) -> Result<Poll<usize>, Broken>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -152,16 +183,16 @@ impl Direction {
             let mut read = ReadBuf::new(&mut scratch[..buffer]);
             match Pin::new(from).poll_read(context, &mut read) {
                 Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(result) => result?,
+                Poll::Ready(result) => result.map_err(Broken::Sender)?,
             }
             let mut rest = read.filled();
             let count = rest.len();
             self.moved += count as u64;
             while !rest.is_empty() {
                 match Pin::new(&mut *to).poll_write(context, rest) {
-                    Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(Ok(0)) => return Err(Broken::Receiver(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(written)) => rest = &rest[written..],
-                    Poll::Ready(Err(error)) => return Err(error),
+                    Poll::Ready(Err(error)) => return Err(Broken::Receiver(error)),
                     Poll::Pending => break,
                 }
             }
@@ -278,5 +309,19 @@ mod tests {
         let outcome = relay.await.unwrap();
         assert_eq!(outcome.error.unwrap().kind(), io::ErrorKind::TimedOut);
         assert_eq!(begun.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test]
+    async fn last_words_arrive_from_a_server_that_no_longer_listens() {
+        let (mut client, a) = duplex(1024);
+        let (b, mut server) = duplex(1024);
+        server.write_all(b"refused: too long").await.unwrap();
+        drop(server);
+        client.write_all(b"still sending").await.unwrap();
+        let relay = tokio::spawn(relay(a, b, LONG, 64));
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"refused: too long");
+        assert_eq!(relay.await.unwrap().error.unwrap().kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -163,17 +163,15 @@ async fn a_rewrite_may_add_a_query_and_leaves_no_dots() {
     let mut routes = to_app();
     routes[0]["filters"] = json!([{"kind": "rewrite_regex", "pattern": "^/u-(.*)$", "to": "/$1?user=1"}]);
     let gateway = Gateway::start(routes, app(&[echo().await]));
-    for (target, expected) in [
-        ("/u-a", "/a?user=1"),
-        ("/u-a?x=1", "/a?user=1&x=1"),
-        ("/u-a?x=1?y", "/a?user=1&x=1?y"),
-        ("/u-./b", "/b?user=1"),
-    ] {
+    for (target, expected) in [("/u-a", "/a?user=1"), ("/u-a?x=1", "/a?user=1&x=1"), ("/u-a?x=1?y", "/a?user=1&x=1?y")]
+    {
         let response = gateway.ask(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
         assert!(response.text().starts_with(&format!("GET {expected} HTTP/1.1\r\n")), "{target}: {}", response.text());
     }
-    let response = gateway.ask("GET /u-../admin HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    assert_eq!(response.status, 400, "{}", response.text());
+    for target in ["/u-./b", "/u-../admin", "/u-."] {
+        let response = gateway.ask(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        assert_eq!(response.status, 400, "{target}: {}", response.text());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

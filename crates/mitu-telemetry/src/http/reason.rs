@@ -55,9 +55,9 @@ reasons! {
     AmbiguousFraming => "ambiguous_framing", Downstream;
     /// `Host` is missing, repeated, malformed, or differs from `:authority`.
     BadHost => "bad_host", Downstream;
-    /// The path climbs above the root.
+    /// The path climbs above the root, has a broken escape, or was rewritten to one with dot segments.
     BadPath => "bad_path", Downstream;
-    /// The body's chunks are malformed, or it ends before its announced length.
+    /// The body's chunks or trailers are malformed.
     BadBody => "bad_body", Downstream;
     /// The head was not complete in time.
     HeaderTimeout => "header_timeout", Downstream;

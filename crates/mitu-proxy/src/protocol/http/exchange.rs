@@ -190,7 +190,10 @@ fn target<'a>(uri: &'a Uri, path: Cow<'a, str>, route: &Route) -> Result<Cow<'a,
         Some(rewritten) => {
             let (path, added) =
                 rewritten.split_once('?').map_or((&**rewritten, None), |(path, query)| (path, Some(query)));
-            // What was cut out of a segment may be dots.
+            // The path was normal, so dots that stand alone were cut out of a segment, to leave what the rewrite set.
+            if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+                return Err(Reason::BadPath);
+            }
             (Cow::Owned(normalise(path).map_err(|_| Reason::BadPath)?.into_owned()), added)
         }
     };
