@@ -117,7 +117,7 @@ async def _run(name: str, handler: Handler, reader: asyncio.StreamReader, writer
         await handler(reader, writer, connection)
     except (ConnectionError, asyncio.IncompleteReadError):
         pass  # The client has gone; nothing is left to do for it.
-    except Exception:
+    except (Exception, SystemExit):  # sys.exit() is the handler's own end, not the gateway's.
         log.exception("the handler '%s' failed", name)
     finally:
         writer.close()

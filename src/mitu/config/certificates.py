@@ -34,7 +34,7 @@ class Pair:
     """A chain with its key, as read. `names`: lower-case names and addresses in the leaf."""
 
     chain: bytes
-    key: bytes
+    key: bytes = field(repr=False)
     key_type: str
     names: tuple[str, ...]
 
@@ -45,7 +45,7 @@ class Inspector:
 
     findings: Findings
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
-    files: dict[Path, bytes | None] = field(default_factory=dict)
+    files: dict[Path, bytes | None] = field(default_factory=dict, repr=False)
 
     def read(self, path: Path, loc: Loc) -> bytes | None:
         """The file's bytes; an error and None when it cannot be read."""

@@ -36,7 +36,7 @@ class Compiled:
     """
 
     runtime: str
-    secrets: dict[str, bytes]
+    secrets: dict[str, bytes] = field(repr=False)
     files: frozenset[Path]
     warnings: tuple[Diagnostic, ...] = ()
 
@@ -78,7 +78,7 @@ class Compiler:
     config: Config
     handler_sockets: dict[str, Path | str]
     now: datetime | None = None
-    secrets: dict[str, bytes] = field(default_factory=dict)
+    secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
     certificates: dict[str, dict[str, str]] = field(default_factory=dict)
     pairs: dict[tuple[Path, Path], tuple[str, Pair] | None] = field(default_factory=dict)
     findings: Findings = field(init=False)

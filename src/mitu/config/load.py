@@ -115,6 +115,9 @@ class _Filler:
         if isinstance(node.value, dict):
             for key in node.value:
                 _refuse_halves(key, node.keys[key])
+                if node.value[key].value is None:
+                    hint = "leave the field out for its default"
+                    self.problems.append(((*loc, key), "E014", "expected a value, found nothing", hint))
             return {key: self.plain(child, (*loc, key)) for key, child in node.value.items()}
         if isinstance(node.value, list):
             return [self.plain(child, (*loc, at)) for at, child in enumerate(node.value)]
