@@ -70,7 +70,11 @@ def read_document(file: Path, environ: Mapping[str, str]) -> tuple[Document, lis
     filler = _Filler(environ)
     data = filler.plain(root, ())
     document = Document(file, text, root, data, tuple(filler.redactions))
-    return document, [document.diagnostic(code, told, loc, hint=hint) for loc, code, told, hint in filler.problems]
+    return document, [
+        # Of a value that is not there, the key shows the place.
+        document.diagnostic(code, told, loc, at_key=code == "E014", hint=hint)
+        for loc, code, told, hint in filler.problems
+    ]
 
 
 def _read_text(file: Path) -> str:
