@@ -9,6 +9,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export PIP_QUIET := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup build demo test test-rust test-python lint lint-rust lint-python fmt bench peers docs wheel lock ci clean
 
@@ -75,7 +77,7 @@ wheel: $(VENV)/.ready ## Build the wheel into dist/.
 
 lock: $(VENV)/.ready ## Write constraints.txt anew from the newest versions that pyproject.toml allows.
 	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --group dev .
-	$(BIN)/python -m pip freeze --exclude mitu > constraints.txt
+	PIP_QUIET=0 $(BIN)/python -m pip freeze --exclude mitu > constraints.txt
 
 ci: test lint ## What CI runs.
 
