@@ -1,8 +1,8 @@
 """Server CPU for one full TLS 1.3 handshake with a GET and a close, by key type; resumed; and the floor under both.
 
-X25519 and TLS_AES_128_GCM_SHA256, but for the table that shows what SHA-384 costs instead (ADR 0005). One worker on one
-core, the load generator on the other. The floor is what the same exchange costs over plain TCP, plus the public-key
-operations timed alone.
+X25519 and TLS_AES_128_GCM_SHA256, but for the table that shows what SHA-384 costs instead (ADR 0005). One worker on
+one core, the load generator on the other. The floor is what the same exchange costs over plain TCP, plus the
+public-key operations timed alone.
 """
 
 from __future__ import annotations
