@@ -106,6 +106,28 @@ def test_a_reader_that_does_not_read(gateway: Start, authority: Authority, edge:
     assert len(reader.stop()) + lost == asked
 
 
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_it_ends_though_nobody_reads(
+    gateway: Start, authority: Authority, edge: Pair, pipe: tuple[Path, int], end: signal.Signals
+) -> None:
+    path, _ = pipe
+    running = gateway(logged(edge, path, queue=100))
+    ask(running, authority, 3000)
+    running.program.signal(end)
+    assert running.program.wait(20) == (0 if end == signal.SIGTERM else -signal.SIGKILL)
+
+
+def test_another_log_is_chosen_while_nobody_reads(
+    gateway: Start, authority: Authority, edge: Pair, pipe: tuple[Path, int]
+) -> None:
+    path, _ = pipe
+    running = gateway(logged(edge, path, queue=100), flags=["--no-watch"])
+    ask(running, authority, 3000)
+    running.apply(logged(edge, "access.log"))
+    ask(running, authority, 10, "/after")
+    eventually(lambda: (running.folder / "access.log").read_text().count("/after") == 10)
+
+
 def test_a_folder_that_is_removed(gateway: Start, authority: Authority, edge: Pair, tmp_path: Path) -> None:
     """The file that is open goes on; opening it anew fails, and costs nothing either."""
     folder = tmp_path / "logs"
