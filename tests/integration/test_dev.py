@@ -296,7 +296,7 @@ def test_the_shell_completes_it(typed: str, offered: str) -> None:
         "COMP_WORDS": typed,
         "COMP_CWORD": str(len(typed.split()) - 1),
     }
-    command = ["python", "-c", "import sys; sys.argv[0] = 'mitu'; from mitu.cli import main; main()"]
+    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'mitu'; from mitu.cli import main; main()"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.split() == [offered], done.stderr
 
