@@ -152,12 +152,14 @@ HOSTILE = [
     'quote" back\\slash tab\t \\n {"event":"request"} é \u2028'.encode(),
     b'"}\\',
     b"\xff\xfe\xc2",
+    # The 8-bit form of ESC [, which terminals obey as well.
+    b"\xc2\x9b2J",
 ]
 
 
 def test_hostile_names_stay_in_their_place(running: Gateway, authority: Authority) -> None:
     """Quotes, newlines, controls, invalid UTF-8: in headers, paths, and certificates."""
-    identity = authority.issue("hostile", common_name='evil", "status": 200\n{"x": "\x1b[31m', client=True)
+    identity = authority.issue("hostile", common_name='evil", "status": 200\n{"x": "\x1b[31m\x7f', client=True)
     with Http1(connect(running.address(), context(authority.certificate, identity=identity))) as client:
         for agent in HOSTILE:
             client.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\nUser-Agent: " + agent + b"\r\n\r\n")

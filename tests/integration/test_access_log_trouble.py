@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -42,6 +43,27 @@ def test_a_device_that_is_full(gateway: Start, authority: Authority, edge: Pair)
     assert eventually(lambda: dropped(running, "write_failed") == 300)
     assert dropped(running, "queue_full") == 0
     assert running.stop() == 0
+
+
+def test_a_disk_that_fills_up_and_is_emptied(gateway: Start, authority: Authority, edge: Pair) -> None:
+    """A file may grow to 16 KiB; then it is as if the disk were full. What is in the way is removed later."""
+    limited = ("sh", "-c", 'ulimit -f 32; exec "$@"', "sh")
+    running = gateway(logged(edge, "access.log"), wrapper=limited, flags=["--no-watch"])
+    log = running.folder / "access.log"
+    ask(running, authority, 400)
+    whole = eventually(lambda: dropped(running, "write_failed")) and log.read_text().count("\n")
+    lost = 400 - whole
+    assert eventually(lambda: dropped(running, "write_failed") == lost)
+    assert 15 * 1024 < log.stat().st_size <= 16 * 1024
+    with log.open("r+") as file:
+        file.truncate(1000)
+    ask(running, authority, 20, "/after")
+    eventually(lambda: log.read_text().count("/after") == 20)
+    assert dropped(running, "write_failed") == lost
+    # What was cut off stands alone, and every line after it is whole.
+    after = [line for line in log.read_text().splitlines() if "/after" in line]
+    assert len(after) == 20
+    assert all(json.loads(line)["path"] == "/after" for line in after)
 
 
 @pytest.fixture
@@ -126,6 +148,21 @@ def test_another_log_is_chosen_while_nobody_reads(
     running.apply(logged(edge, "access.log"))
     ask(running, authority, 10, "/after")
     eventually(lambda: (running.folder / "access.log").read_text().count("/after") == 10)
+
+
+def test_a_pipe_without_a_reader_is_refused(gateway: Start, authority: Authority, edge: Pair, tmp_path: Path) -> None:
+    """Opening one waits for a reader: for as long as nobody comes."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    running = gateway(logged(edge, path), wait=False)
+    assert running.program.wait() == 1
+    assert f"access log: cannot open {path}: {os.strerror(errno.ENXIO)}" in running.program.log
+    running.write(configuration([listener(edge, routes=[health()])]))
+    running.restart()
+    running.write(logged(edge, path))
+    status, body = running.admin("/reload", "POST")
+    assert (status, f"access log: cannot open {path}" in body.decode()) == (422, True)
+    ask(running, authority, 1)
 
 
 def test_a_folder_that_is_removed(gateway: Start, authority: Authority, edge: Pair, tmp_path: Path) -> None:

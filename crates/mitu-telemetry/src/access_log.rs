@@ -6,16 +6,25 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::Serialize;
+use serde_json::ser::Formatter;
 
 use crate::connections::AccessLogMetrics;
+
+/// Lines written with one system call at most: enough to amortise it, little enough to be on disk soon.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// How often a reader that takes nothing (a FIFO's) is tried again, and for how long once the log has ended.
+const RETRY: Duration = Duration::from_millis(20);
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Where lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,11 +43,14 @@ impl Target {
         }
     }
 
+    /// A FIFO without a reader is an error, not a wait.
     fn open(&self) -> io::Result<Box<dyn Write + Send>> {
         Ok(match self {
             Self::Stdout => Box::new(io::stdout()),
             Self::Stderr => Box::new(io::stderr()),
-            Self::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+            Self::File(path) => {
+                Box::new(OpenOptions::new().create(true).append(true).custom_flags(libc::O_NONBLOCK).open(path)?)
+            }
         })
     }
 }
@@ -49,9 +61,20 @@ pub struct AccessLog {
     /// Disconnected once the writer has ended.
     ended: Receiver<()>,
     reopen: Arc<AtomicBool>,
+    ending: Ending,
     requests: bool,
     connections: bool,
     metrics: AccessLogMetrics,
+}
+
+/// Set when the log is dropped: from then on nobody is waited for who reads nothing.
+#[derive(Debug, Default)]
+struct Ending(Arc<AtomicBool>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl AccessLog {
@@ -66,13 +89,21 @@ impl AccessLog {
         let output = target.open()?;
         let (queue, lines) = bounded(capacity);
         let (end, ended) = bounded(0);
-        let reopen = Arc::<AtomicBool>::default();
-        let (write_failed, wanted) = (metrics.dropped_write_failed.clone(), reopen.clone());
+        let (reopen, ending) = (Arc::<AtomicBool>::default(), Ending::default());
+        let mut writer = Writer {
+            target,
+            output,
+            torn: false,
+            stuck_since: None,
+            reopen: reopen.clone(),
+            ending: ending.0.clone(),
+            write_failed: metrics.dropped_write_failed.clone(),
+        };
         thread::Builder::new().name("mitu-access-log".into()).spawn(move || {
             let _end = end;
-            write_lines(&target, output, &lines, &wanted, &write_failed);
+            writer.run(&lines);
         })?;
-        Ok(Self { queue, ended, reopen, requests, connections, metrics })
+        Ok(Self { queue, ended, reopen, ending, requests, connections, metrics })
     }
 
     /// Whether a line is wanted for each request.
@@ -88,7 +119,7 @@ impl AccessLog {
     /// Queues one line; never blocks.
     pub fn write(&self, record: &impl Serialize) {
         let mut line = Vec::with_capacity(512);
-        if serde_json::to_writer(&mut line, record).is_err() {
+        if record.serialize(&mut serde_json::Serializer::with_formatter(&mut line, Plain)).is_err() {
             self.metrics.dropped_write_failed.inc();
             return;
         }
@@ -108,41 +139,107 @@ impl AccessLog {
     /// Ends the log and waits until what is queued is written, for `limit` at most: nobody may be reading it. A log
     /// that is merely dropped is written to its end too, by its own thread.
     pub fn finish(self, limit: Duration) {
-        drop(self.queue);
+        drop((self.queue, self.ending));
         let _ = self.ended.recv_timeout(limit);
     }
 }
 
-/// Lines written with one system call at most: enough to amortise it, little enough to be on disk soon.
-const BATCH_BYTES: usize = 64 * 1024;
+/// JSON without a single control character: terminals obey DEL and the 8-bit ones as well.
+struct Plain;
 
-fn write_lines(
-    target: &Target,
-    mut output: Box<dyn Write + Send>,
-    lines: &Receiver<Vec<u8>>,
-    reopen: &AtomicBool,
-    write_failed: &prometheus::IntCounter,
-) {
-    let mut batch = Vec::with_capacity(BATCH_BYTES);
-    while let Ok(first) = lines.recv() {
-        let mut count = 0;
-        for line in std::iter::once(first).chain(lines.try_iter()) {
-            batch.extend_from_slice(&line);
-            count += u64::from(!line.is_empty());
-            if batch.len() >= BATCH_BYTES {
-                break;
+impl Formatter for Plain {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        if fragment.bytes().all(|byte| byte < 0x7f) {
+            return writer.write_all(fragment.as_bytes());
+        }
+        for char in fragment.chars() {
+            if char.is_control() {
+                write!(writer, "\\u{:04x}", u32::from(char))?;
+            } else {
+                write!(writer, "{char}")?;
             }
         }
-        if reopen.swap(false, Ordering::Relaxed)
-            && let Ok(opened) = target.open()
-        {
-            output = opened;
+        Ok(())
+    }
+}
+
+struct Writer {
+    target: Target,
+    output: Box<dyn Write + Send>,
+    /// The last thing written was a part of a line.
+    torn: bool,
+    /// Since when the reader has taken nothing.
+    stuck_since: Option<Instant>,
+    reopen: Arc<AtomicBool>,
+    ending: Arc<AtomicBool>,
+    write_failed: prometheus::IntCounter,
+}
+
+impl Writer {
+    fn run(&mut self, lines: &Receiver<Vec<u8>>) {
+        let mut batch = Vec::with_capacity(BATCH_BYTES);
+        while let Ok(first) = lines.recv() {
+            for line in std::iter::once(first).chain(lines.try_iter()) {
+                batch.extend_from_slice(&line);
+                if batch.len() >= BATCH_BYTES {
+                    break;
+                }
+            }
+            if self.reopen.swap(false, Ordering::Relaxed) && self.open() {
+                self.torn = false;
+            }
+            let written = self.write(&batch);
+            if written < batch.len() {
+                let lost = batch[written..].iter().filter(|&&byte| byte == b'\n').count();
+                self.write_failed.inc_by(lost as u64);
+                self.open();
+            }
+            batch.clear();
         }
-        if output.write_all(&batch).and_then(|()| output.flush()).is_err() {
-            write_failed.inc_by(count);
-            reopen.store(true, Ordering::Relaxed);
+    }
+
+    fn open(&mut self) -> bool {
+        let opened = self.target.open();
+        opened.map(|opened| self.output = opened).is_ok()
+    }
+
+    /// Writes a batch of lines, the rest of a torn one ended first; how much of it could be written.
+    fn write(&mut self, batch: &[u8]) -> usize {
+        if self.torn {
+            self.torn = self.put(b"\n") == 0;
         }
-        batch.clear();
+        let written = if self.torn { 0 } else { self.put(batch) };
+        if written > 0 {
+            self.torn = batch[written - 1] != b'\n';
+        }
+        if self.output.flush().is_ok() { written } else { 0 }
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.output.write(&bytes[written..]) {
+                Ok(0) => break,
+                Ok(count) => {
+                    written += count;
+                    self.stuck_since = None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.waits() => {}
+                Err(_) => break,
+            }
+        }
+        written
+    }
+
+    /// Waits a little for a reader that takes nothing; false when the log has ended and that took long enough.
+    fn waits(&mut self) -> bool {
+        let since = *self.stuck_since.get_or_insert_with(Instant::now);
+        if self.ending.load(Ordering::Relaxed) && since.elapsed() > LAST_LINES {
+            return false;
+        }
+        thread::sleep(RETRY);
+        true
     }
 }
 
@@ -151,6 +248,7 @@ fn write_lines(
 mod tests {
     use super::*;
     use crate::Telemetry;
+    use std::sync::atomic::AtomicUsize;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -208,6 +306,55 @@ mod tests {
         log.finish(LONG);
         assert_eq!(std::fs::read_to_string(&moved).unwrap(), "{\"n\":1}\n");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"n\":2}\n");
+    }
+
+    #[test]
+    fn a_torn_line_is_ended() {
+        struct Disk {
+            room: Arc<AtomicUsize>,
+            content: Arc<parking_lot::Mutex<Vec<u8>>>,
+        }
+        impl Write for Disk {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let count = bytes.len().min(self.room.load(Ordering::Relaxed));
+                self.room.fetch_sub(count, Ordering::Relaxed);
+                self.content.lock().extend_from_slice(&bytes[..count]);
+                if count == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(count) }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let room = Arc::new(AtomicUsize::new(12));
+        let content = Arc::<parking_lot::Mutex<Vec<u8>>>::default();
+        let mut writer = Writer {
+            target: Target::Stdout,
+            output: Box::new(Disk { room: room.clone(), content: content.clone() }),
+            torn: false,
+            stuck_since: None,
+            reopen: Arc::default(),
+            ending: Arc::default(),
+            write_failed: Telemetry::new().unwrap().connections.access_log().dropped_write_failed,
+        };
+        assert_eq!(writer.write(b"{\"n\":1}\n{\"n\":2}\n"), 12);
+        assert_eq!(writer.write(b"{\"n\":3}\n"), 0);
+        room.store(100, Ordering::Relaxed);
+        assert_eq!(writer.write(b"{\"n\":4}\n"), 8);
+        assert_eq!(&**content.lock(), b"{\"n\":1}\n{\"n\"\n{\"n\":4}\n");
+    }
+
+    #[test]
+    fn no_control_character_is_written_as_it_is() {
+        #[derive(Serialize)]
+        struct Named {
+            name: &'static str,
+        }
+        let path = temporary("controls");
+        let (log, _) = open(&path, 16);
+        log.write(&Named { name: "\u{1b}[31m \u{7f} \u{9b}2J \n\" \\ é \u{1f600}" });
+        log.finish(LONG);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"name\":\"\\u001b[31m \\u007f \\u009b2J \\n\\\" \\\\ é \u{1f600}\"}\n");
     }
 
     #[test]
