@@ -105,7 +105,9 @@ class TlsSettings(Model):
         " CPU first.",
     )
     groups: Groups | None = Field(
-        default=None, description="Key exchange groups that are allowed, of which the client's first is taken; the provider's when left out."
+        default=None,
+        description="Key exchange groups that are allowed, of which the client's first is taken; the provider's when"
+        " left out.",
     )
     client_auth: ClientAuth | None = Field(
         default=None, description="Whether clients are asked for a certificate (`optional`) and must have one."
