@@ -220,7 +220,9 @@ impl Upstream {
     ) -> Result<Link, UpstreamError> {
         let preamble = self.config.proxy_protocol.then(|| proxy_protocol::header(request.connection));
         let offered = self.alpn(request.upgrade);
-        let io = self.connector.connect(&endpoint.target, endpoint.server_name.as_ref(), offered, preamble).await?;
+        // Boxed, so that a request that finds a connection does not carry the room for making one.
+        let io = self.connector.connect(&endpoint.target, endpoint.server_name.as_ref(), offered, preamble);
+        let io = Box::pin(io).await?;
         let h2 = match (self.config.protocol, io.alpn()) {
             (UpstreamProtocol::Http2, None) if self.connector.tls.is_some() => {
                 return Err(UpstreamError::new(Reason::ProtocolMismatch));
