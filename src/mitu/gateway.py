@@ -130,8 +130,15 @@ class Gateway:
     async def reload(self, new: str | Path | Config | None = None) -> bool:
         """Make `new`, or the file as it now is, live for new connections. Whether anything changed.
 
-        ConfigError, HandlerError or ReloadError when it is refused: then everything stays as it was.
+        ConfigError, HandlerError or ReloadError when it is refused: then everything stays as it was. A caller that is
+        cancelled leaves the reload to finish: the data plane cannot be stopped midway, and must not be ahead of what
+        is said of it here.
         """
+        reloading = asyncio.create_task(self._reload_alone(new))
+        reloading.add_done_callback(lambda done: done.cancelled() or done.exception())  # Told, if only in `reloads`.
+        return await asyncio.shield(reloading)
+
+    async def _reload_alone(self, new: str | Path | Config | None) -> bool:
         async with self._reloading:
             source = self._source if new is None else new
             self.reloads.last_at = time.time()

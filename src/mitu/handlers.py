@@ -1,8 +1,9 @@
 """Python protocol handlers: coroutines that speak a private protocol with clients.
 
 A handler is served from a Unix socket in a private folder. The data plane relays the decrypted bytes to it as to any
-upstream, behind a PROXY v2 header that says whose connection it is. So a handler that is slow or fails costs its own
-connections and nothing else.
+upstream, behind a PROXY v2 header that says whose connection it is. So a handler that waits or fails costs its own
+connections and nothing else. One that computes for long, or blocks, holds up the event loop that it shares with the
+other handlers, the admin endpoint and reloads; what the data plane serves by itself goes on all the same.
 """
 
 from __future__ import annotations

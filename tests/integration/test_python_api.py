@@ -243,6 +243,28 @@ async def test_reloads_wait_for_each_other(gateway: mitu.Gateway, edge: Pair, au
     assert await heard(gateway, authority) == "number 19"
 
 
+async def test_a_caller_that_gives_up_leaves_both_sides_agreed(
+    gateway: mitu.Gateway, edge: Pair, authority: Authority
+) -> None:
+    for number in range(20):
+        text = f"version {number}"
+        reloading = asyncio.create_task(gateway.reload(config(edge, text)))
+        await asyncio.sleep(number / 1000)  # Each time at another point.
+        reloading.cancel()
+        await asyncio.gather(reloading, return_exceptions=True)
+        await gateway.reload()
+        (route,) = gateway.live.config.listeners[0].routes
+        assert route.respond is not None
+        assert await heard(gateway, authority) == route.respond.body
+
+
+async def test_nothing_that_is_printed_holds_a_key(gateway: mitu.Gateway, edge: Pair) -> None:
+    secret = edge.key.read_text().splitlines()[1]
+    assert any(secret.encode() in one for one in gateway.live.compiled.secrets.values())
+    for one in (gateway, gateway.live, gateway.live.compiled, gateway.configuration(), gateway.status()):
+        assert secret not in repr(one)
+
+
 async def test_two_in_one_process(edge: Pair, authority: Authority) -> None:
     async with mitu.Gateway(config(edge, "one")) as first:
         async with mitu.Gateway(config(edge, "two")) as second:

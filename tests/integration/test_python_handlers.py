@@ -199,18 +199,21 @@ def test_one_that_cannot_be_mounted_keeps_it_from_starting(gateway: Start, edge:
         assert told in running.program.log.replace("\n", " ")
 
 
-def test_one_that_fails_costs_its_own_connection(gateway: Start, authority: Authority, edge: Pair) -> None:
-    running = start_with(gateway, mounted(edge, "broken", "shout"))
+@pytest.mark.parametrize(("name", "last"), [("broken", "always fails"), ("leave", "goodbye")])
+def test_one_that_fails_costs_its_own_connection(
+    gateway: Start, authority: Authority, edge: Pair, name: str, last: str
+) -> None:
+    running = start_with(gateway, mounted(edge, name, "shout"))
     with speak(running, authority, "shout") as other:
         for _ in range(3):
-            with speak(running, authority, "broken") as stream:
+            with speak(running, authority, name) as stream:
                 stream.sendall(b"go on\n")
                 assert Http1(stream).closed()
         other.sendall(b"and yet\n")
         assert line(other) == b"AND YET"
-    eventually(lambda: running.program.log.count("'support.handlers:broken' failed") == 3)
+    eventually(lambda: running.program.log.count(f"'support.handlers:{name}' failed") == 3)
     # In the log's own form, the traceback within.
-    failures = [json.loads(one) for one in running.program.log.splitlines() if "always fails" in one]
+    failures = [json.loads(one) for one in running.program.log.splitlines() if last in one]
     assert {one["logger"] for one in failures} == {"mitu.handlers"}
     assert all("Traceback" in one["traceback"] for one in failures)
 

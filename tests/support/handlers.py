@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,6 +43,12 @@ async def stay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         await asyncio.sleep(3600)
     finally:
         await asyncio.to_thread(Path(file).write_text, "ended")
+
+
+async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ends, as it thinks, the program."""
+    await reader.readline()
+    sys.exit("goodbye")
 
 
 class Group:

@@ -51,7 +51,7 @@ class AdminServer:
         lock = self.socket.with_name(f"{self.socket.name}.lock")
         try:
             self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-            held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             hint = "set admin.socket to a path that this user can write"
             raise StartError(f"cannot make {lock}: {error.strerror}; {hint}") from error

@@ -76,7 +76,8 @@ class Timeouts(Model):
         default=timedelta(seconds=10), description="From accept to the finished handshake, PROXY header included."
     )
     request_header: Annotated[timedelta, DurationRange("100ms", "5m")] = Field(
-        default=timedelta(seconds=10), description="From a request's first byte to the end of its headers; over: 408."
+        default=timedelta(seconds=10),
+        description="HTTP/1.1: from a request's first byte to the end of its headers; over: 408.",
     )
     idle: Annotated[timedelta, DurationRange("1s", "1d")] = Field(
         default=timedelta(seconds=75), description="Between two requests of a connection."
