@@ -272,26 +272,33 @@ def tls(authority: Authority) -> ssl.SSLContext:
 
 
 class TestWebSocket:
-    async def test_echo(self, gateway: Gateway, authority: Authority, websocket: WebSocketEcho) -> None:
+    # The client runs on the servers' event loop: what it closes is gone only once the peer has answered, after the
+    # test has ended.
+
+    def test_echo(self, gateway: Gateway, authority: Authority, loop: Loop, websocket: WebSocketEcho) -> None:
         url = f"https://localhost:{gateway.address()[1]}/ws/room?x=1"
-        connector = aiohttp.TCPConnector(ssl=tls(authority))
-        async with (
-            aiohttp.ClientSession(connector=connector) as session,
-            session.ws_connect(url, protocols=("chat",), max_msg_size=1 << 24) as socket,
-        ):
-            assert socket.protocol == "chat"
-            await socket.send_str("hello")
-            assert (await socket.receive_str()) == "hello"
-            content = PIECE * 64
-            await socket.send_bytes(content)
-            assert (await socket.receive_bytes()) == content
-            for number in range(200):
-                await socket.send_str(str(number))
-            assert [await socket.receive_str() for _ in range(200)] == [str(number) for number in range(200)]
-            await socket.ping()
+
+        async def talk() -> None:
+            connector = aiohttp.TCPConnector(ssl=tls(authority))
+            async with (
+                aiohttp.ClientSession(connector=connector) as session,
+                session.ws_connect(url, protocols=("chat",), max_msg_size=1 << 24) as socket,
+            ):
+                assert socket.protocol == "chat"
+                await socket.send_str("hello")
+                assert (await socket.receive_str()) == "hello"
+                content = PIECE * 64
+                await socket.send_bytes(content)
+                assert (await socket.receive_bytes()) == content
+                for number in range(200):
+                    await socket.send_str(str(number))
+                assert [await socket.receive_str() for _ in range(200)] == [str(number) for number in range(200)]
+                await socket.ping()
+
+        loop.run(talk())
         assert websocket.requests[-1]["x-forwarded-for"] == "127.0.0.1"
 
-    async def test_many_at_once(self, gateway: Gateway, authority: Authority) -> None:
+    def test_many_at_once(self, gateway: Gateway, authority: Authority, loop: Loop) -> None:
         url = f"https://localhost:{gateway.address()[1]}/ws"
 
         async def talk(session: aiohttp.ClientSession, number: int) -> None:
@@ -300,9 +307,12 @@ class TestWebSocket:
                     await socket.send_str(f"{number} {turn}")
                     assert (await socket.receive_str()) == f"{number} {turn}"
 
-        connector = aiohttp.TCPConnector(ssl=tls(authority), limit=0)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            await asyncio.gather(*(talk(session, number) for number in range(60)))
+        async def many() -> None:
+            connector = aiohttp.TCPConnector(ssl=tls(authority), limit=0)
+            async with aiohttp.ClientSession(connector=connector) as session:
+                await asyncio.gather(*(talk(session, number) for number in range(60)))
+
+        loop.run(many())
 
     def test_bytes_behind_the_request_are_not_lost(self, client: Http1) -> None:
         """A client may send its first frame with the request, before it has the 101."""
