@@ -59,9 +59,13 @@ class H2load:
             done = subprocess.run(self._command, capture_output=True, text=True, timeout=60, check=False)
             self.count.add(summary(done.stdout))
 
+    def finish(self) -> None:
+        """Begin no other round."""
+        self._stop.set()
+
     def stop(self) -> Count:
         """After the round that is under way."""
-        self._stop.set()
+        self.finish()
         self._thread.join(60)
         assert not self._thread.is_alive()
         return self.count
