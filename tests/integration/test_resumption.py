@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from support.certificates import Authority, Pair
 from support.client import Address
 from support.gateway import Gateway, configuration, health, listener, to_app, upstream
+from support.net import eventually
 from support.openssl import s_client
 from support.servers import Server
 
@@ -35,7 +38,8 @@ def settings(edge: Pair, app: Server, authority: Authority) -> dict[str, Any]:
         listener(edge, name="optional", routes=routes, tls={"client_auth": "optional", **ca}),
         listener(edge, name="guarded", routes=routes, protocols=guarded, tls={"client_auth": "required", **ca}),
     ]
-    return configuration(listeners, upstream("app", app.endpoint))
+    access = {"path": "access.log", "requests": False, "connections": True}
+    return configuration(listeners, upstream("app", app.endpoint), logging={"access": access})
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,36 @@ def test_a_resumed_session_keeps_its_identity(
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_an_identity_that_has_expired_is_not_resumed(
+    gateway: Gateway, authority: Authority, tmp_path: Path, version: str
+) -> None:
+    """The ticket is good, and the certificate in it was when it was made."""
+    client = Client(authority, tmp_path, version)
+    address = gateway.address("guarded")
+    for seconds in (3, 10, 30):  # Whatever the machine needs for two handshakes.
+        valid_for = timedelta(seconds=seconds)
+        brief = authority.issue("brief", common_name="brief", client=True, valid_for=valid_for)
+        identity = ("-cert", brief.certificate, "-key", brief.key)
+        client.full(address, *identity)
+        resumed = client.again(address)
+        if '"target": "/whoami"' in resumed:
+            break
+    assert "Reused, TLS" in resumed, resumed
+    assert told(resumed, "x-client-cert-fingerprint") == brief.fingerprint
+    # X.509 counts whole seconds, of which the last belongs to the certificate.
+    time.sleep((brief.leaf.not_valid_after_utc - datetime.now(UTC)).total_seconds() + 1)
+    failures = {"listener": "guarded", "reason": "client_certificate_invalid"}
+    before = gateway.metric("mitu_tls_handshake_failures_total", **failures)
+    assert "HTTP/1.1" not in client.again(address)
+    assert gateway.metric("mitu_tls_handshake_failures_total", **failures) == before + 1
+    line = last_failure(gateway, failures["reason"], before + 1)
+    assert line["listener"] == "guarded"
+    assert "Expired" in line["error"]
+    # Nor does it get in by itself any more.
+    assert "alert certificate expired" in s_client(address, authority.certificate, version, *identity).stdout
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 @pytest.mark.parametrize(("obtained", "flags"), [("optional", ()), ("edge", ()), ("guarded", ("-alpn", "h2"))])
 def test_no_session_leads_past_client_authentication(
     gateway: Gateway, authority: Authority, tmp_path: Path, version: str, obtained: str, flags: tuple[str, ...]
@@ -117,6 +151,17 @@ def test_resumes_after_a_reload(
     code, text = gateway.reload(changed)
     assert code == 0, text
     assert "Reused, TLS" in client.again(gateway.address())
+
+
+def last_failure(gateway: Gateway, reason: str, count: float) -> dict[str, Any]:
+    """The access log's last line of a handshake that failed for `reason`, once there are so many."""
+
+    def failures() -> list[dict[str, Any]]:
+        found = map(json.loads, (gateway.folder / "access.log").read_text().splitlines())
+        return [line for line in found if line["event"] == "handshake_failed" and line["reason"] == reason]
+
+    eventually(lambda: len(failures()) == count)
+    return failures()[-1]
 
 
 def told(transcript: str, header: str) -> str:

@@ -100,8 +100,12 @@ class Authority:
         key: KeyType = "p256",
         common_name: str = "",
         client: bool = False,
+        valid_for: timedelta = timedelta(days=60),
     ) -> Pair:
-        """Sign a leaf for `names` (DNS names, IP addresses, SPIFFE IDs); writes `file`.crt and `file`.key."""
+        """Sign a leaf for `names` (DNS names, IP addresses, SPIFFE IDs); writes `file`.crt and `file`.key.
+
+        It began to be valid an hour ago; a `valid_for` of zero or less makes one that has expired.
+        """
         private = make_key(key)
         subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test Fleet")]
         if common_name:
@@ -116,7 +120,7 @@ class Authority:
             .public_key(private.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(days=60))
+            .not_valid_after(now + valid_for)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
