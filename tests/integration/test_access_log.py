@@ -195,6 +195,18 @@ def test_the_client_behind_a_balancer(gateway: Start, authority: Authority, edge
     assert {line["client"] for line in lines(running, 2)} == {"[2001:db8::7]:4711"}
 
 
+def test_a_balancer_that_sends_no_proper_header(gateway: Start, edge: Pair) -> None:
+    running = gateway(logged(edge, proxy_protocol={"trusted": ["127.0.0.0/8"]}))
+    with socket.create_connection(running.address(), timeout=10) as tcp:
+        tcp.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n")
+        with contextlib.suppress(ConnectionError):
+            assert tcp.recv(1) == b""
+    (line,) = lines(running, 1)
+    assert (line["event"], line["reason"]) == ("handshake_failed", "proxy_protocol")
+    assert line["error"] == "malformed PROXY header: no version 2 signature"
+    assert line["client"].startswith("127.0.0.1:")
+
+
 @pytest.mark.parametrize(("requests", "connections"), [(True, False), (False, True), (False, False)])
 def test_what_is_not_wanted(
     gateway: Start, authority: Authority, edge: Pair, requests: bool, connections: bool

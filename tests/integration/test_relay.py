@@ -322,11 +322,12 @@ class TestProxyProtocolFromTheClient:
     def test_without_a_proper_header_there_is_no_handshake(
         self, gateway: Gateway, authority: Authority, header: bytes
     ) -> None:
-        before = gateway.metric("mitu_tls_handshake_failures_total", listener="behind")
+        counted = {"listener": "behind", "reason": "proxy_protocol"}
+        before = gateway.metric("mitu_tls_handshake_failures_total", **counted)
         with socket.create_connection(gateway.address("behind"), timeout=5) as stream:
             stream.sendall(header + client_hello(context(authority.certificate)))
             assert Http1(stream).closed(), "something was answered"
-        assert eventually(lambda: gateway.metric("mitu_tls_handshake_failures_total", listener="behind") == before + 1)
+        assert eventually(lambda: gateway.metric("mitu_tls_handshake_failures_total", **counted) == before + 1)
 
     def test_nobody_elses_header_is_read(self, gateway: Gateway, authority: Authority) -> None:
         header = proxy_protocol.make(self.SOURCE, self.DESTINATION)

@@ -1,8 +1,8 @@
 //! PROXY protocol, version 2 (haproxy.org, proxy-protocol.txt): read from trusted peers, written to upstreams.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use mitu_tls::handshake::HandshakeError;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::connection::Connection;
@@ -37,15 +37,15 @@ pub struct Addresses {
 }
 
 /// Reads one header and not a byte more. None: a LOCAL header (a health check), whose own addresses count.
-pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Addresses>> {
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Addresses>, HandshakeError> {
     let mut head = [0; 16];
     stream.read_exact(&mut head).await?;
     if head[..12] != SIGNATURE {
-        return Err(malformed("no PROXY v2 signature"));
+        return Err(HandshakeError::ProxyProtocol("no version 2 signature"));
     }
     let length = usize::from(u16::from_be_bytes([head[14], head[15]]));
     if length > MAX_BODY {
-        return Err(malformed("header too long"));
+        return Err(HandshakeError::ProxyProtocol("too long"));
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
@@ -53,14 +53,14 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Ad
         (VERSION_LOCAL, _) => Ok(None),
         (VERSION_PROXY, TCP_OVER_IPV4) => addresses::<4, Ipv4Addr>(&body).map(Some),
         (VERSION_PROXY, TCP_OVER_IPV6) => addresses::<16, Ipv6Addr>(&body).map(Some),
-        (VERSION_PROXY, _) => Err(malformed("neither TCP over IPv4 nor over IPv6")),
-        _ => Err(malformed("neither LOCAL nor PROXY")),
+        (VERSION_PROXY, _) => Err(HandshakeError::ProxyProtocol("neither TCP over IPv4 nor over IPv6")),
+        _ => Err(HandshakeError::ProxyProtocol("neither LOCAL nor PROXY")),
     }
 }
 
 /// Both addresses, then both ports; TLVs may follow.
-fn addresses<const N: usize, Ip: From<[u8; N]> + Into<IpAddr>>(body: &[u8]) -> io::Result<Addresses> {
-    let cut_short = || malformed("addresses cut short");
+fn addresses<const N: usize, Ip: From<[u8; N]> + Into<IpAddr>>(body: &[u8]) -> Result<Addresses, HandshakeError> {
+    let cut_short = || HandshakeError::ProxyProtocol("addresses cut short");
     let (source, rest) = body.split_first_chunk::<N>().ok_or_else(cut_short)?;
     let (destination, rest) = rest.split_first_chunk::<N>().ok_or_else(cut_short)?;
     let ports = rest.first_chunk::<4>().ok_or_else(cut_short)?;
@@ -69,10 +69,6 @@ fn addresses<const N: usize, Ip: From<[u8; N]> + Into<IpAddr>>(body: &[u8]) -> i
         source: address(*source, ports[0], ports[1]),
         destination: address(*destination, ports[2], ports[3]),
     })
-}
-
-fn malformed(reason: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
 /// The header that tells an upstream whose connection this is: addresses, ALPN, server name, and TLS.
@@ -171,16 +167,23 @@ mod tests {
 
     #[tokio::test]
     async fn malformed_headers_are_errors() {
-        let bad: [Vec<u8>; 6] = [
+        let bad: [Vec<u8>; 5] = [
             b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n".to_vec(),
             header(0x21, 0x11, &[1, 2, 3]),
             header(0x21, 0x31, &[0; 216]),
             header(0x22, 0x11, &[0; 12]),
             header(0x21, 0x11, &vec![0; MAX_BODY + 1]),
-            header(0x21, 0x11, &[0; 12])[..20].to_vec(),
         ];
         for header in bad {
-            assert!(read(&mut &header[..]).await.is_err(), "{header:?}");
+            assert_eq!(read(&mut &header[..]).await.unwrap_err().reason(), "proxy_protocol", "{header:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_within_one_has_closed() {
+        let header = header(0x21, 0x11, &[0; 12]);
+        for end in [0, 7, 16, 20] {
+            assert_eq!(read(&mut &header[..end]).await.unwrap_err().reason(), "client_closed");
         }
     }
 }

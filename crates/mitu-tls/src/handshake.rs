@@ -21,6 +21,8 @@ pub enum HandshakeError {
     Closed,
     #[error("not finished in time")]
     Timeout,
+    #[error("malformed PROXY header: {0}")]
+    ProxyProtocol(&'static str),
     #[error("refused: {0:?}")]
     Refused(AlertDescription),
     #[error(transparent)]
@@ -50,6 +52,7 @@ impl HandshakeError {
         match self {
             Self::Closed => "client_closed",
             Self::Timeout => "timeout",
+            Self::ProxyProtocol(_) => "proxy_protocol",
             Self::Refused(AlertDescription::NoApplicationProtocol) => "no_application_protocol",
             Self::Refused(AlertDescription::UnrecognisedName) => "unrecognized_name",
             Self::Refused(_) => "refused",
