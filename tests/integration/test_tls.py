@@ -16,6 +16,7 @@ from .conftest import Start
 
 TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 SUITE = "TLS_CHACHA20_POLY1305_SHA256"
+RSA_SUITE = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"
 OTHER = ("other.test", "*.wild.test")
 
 
@@ -42,6 +43,7 @@ def gateway(
         make("modern", tls={"policy": "modern"}),
         make("legacy", tls={"max_version": "1.2"}),
         make("chosen", tls={"policy": "modern", "cipher_suites": [SUITE], "groups": ["secp384r1"]}),
+        make("rsa-suites", edge, edge_rsa, tls={"cipher_suites": ["TLS_AES_128_GCM_SHA256", RSA_SUITE]}),
         make("mixed", protocols=["h2", "http/1.1", relayed | {"tls": loose}], tls={"policy": "modern"}),
     ]
     upstreams = [upstream("app", app.endpoint), upstream("echo", echoing.endpoint)]
@@ -170,6 +172,21 @@ def test_the_key_suits_the_client(
     gateway: Gateway, authority: Authority, edge: Pair, edge_rsa: Pair, flags: tuple[str, ...], signature: str
 ) -> None:
     done = s_client(gateway.address(), authority.certificate, *flags, "-showcerts", "-verify_return_error")
+    assert '{"ok":true}' in done.stdout, done.stdout
+    assert f"Peer signature type: {signature}" in done.stdout
+    served = edge if signature == "ECDSA" else edge_rsa
+    assert served.certificate.read_text().strip() in done.stdout
+
+
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize(("version", "signature"), [("-tls1_2", "RSA-PSS"), ("-tls1_3", "ECDSA")])
+def test_the_key_suits_the_suites(
+    gateway: Gateway, authority: Authority, edge: Pair, edge_rsa: Pair, version: str, signature: str
+) -> None:
+    """The client takes either certificate, but in TLS 1.2 the listener's suites authenticate with RSA alone."""
+    done = s_client(
+        gateway.address("rsa-suites"), authority.certificate, version, "-showcerts", "-verify_return_error"
+    )
     assert '{"ok":true}' in done.stdout, done.stdout
     assert f"Peer signature type: {signature}" in done.stdout
     served = edge if signature == "ECDSA" else edge_rsa
