@@ -15,10 +15,11 @@ import pytest
 
 from support.certificates import Authority, Pair
 from support.client import Http1
-from support.gateway import Gateway, Settings, configuration, health, listener
+from support.gateway import Gateway, Settings, configuration, health, listener, to_app, upstream
 from support.net import eventually
+from support.servers import Reader, Writer
 
-from .conftest import Start
+from .conftest import Serve, Start
 
 
 def logged(edge: Pair, path: object, **log: Any) -> Settings:
@@ -76,12 +77,12 @@ def pipe(tmp_path: Path) -> Iterator[tuple[Path, int]]:
     os.close(reader)
 
 
-class Reader:
+class LateReader:
     """Begins to read after all, in a thread, until `stop`."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._read = b""
+        self.read = b""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -89,7 +90,7 @@ class Reader:
     def _run(self) -> None:
         while True:
             try:
-                self._read += os.read(self._descriptor, 1 << 16)
+                self.read += os.read(self._descriptor, 1 << 16)
             except BlockingIOError:
                 if self._stop.wait(0.01):
                     return
@@ -98,7 +99,7 @@ class Reader:
         """Every line; one that is not whole is no JSON."""
         self._stop.set()
         self._thread.join()
-        return [json.loads(line) for line in self._read.splitlines()]
+        return [json.loads(line) for line in self.read.splitlines()]
 
 
 def test_a_reader_that_does_not_read(gateway: Start, authority: Authority, edge: Pair, pipe: tuple[Path, int]) -> None:
@@ -111,7 +112,7 @@ def test_a_reader_that_does_not_read(gateway: Start, authority: Authority, edge:
     assert running.admin("/reload", "POST")[0] == 200
     ask(running, authority, 100)
     assert running.status()["state"] == "serving"
-    reader = Reader(descriptor)
+    reader = LateReader(descriptor)
     asked = 3100
 
     def caught_up() -> bool:
@@ -148,6 +149,58 @@ def test_another_log_is_chosen_while_nobody_reads(
     running.apply(logged(edge, "access.log"))
     ask(running, authority, 10, "/after")
     eventually(lambda: (running.folder / "access.log").read_text().count("/after") == 10)
+
+
+@pytest.fixture
+def into_pipe(gateway: Start, edge: Pair, pipe: tuple[Path, int]) -> Gateway:
+    """A gateway whose standard output is the pipe, and its access log in it; a drain may take ten minutes."""
+    path, _ = pipe
+    redirected = ("sh", "-c", 'exec "$@" >"$0"', str(path))
+    return gateway(logged(edge, "stdout", queue=100), wrapper=redirected, flags=["--no-watch", "--drain-timeout=600"])
+
+
+def clog(gateway: Gateway, authority: Authority) -> None:
+    """Ask until neither the pipe nor the queue has room for another line."""
+    eventually(lambda: ask(gateway, authority, 500) or dropped(gateway, "queue_full") > 0)
+
+
+async def silent(reader: Reader, _: Writer) -> None:
+    """An upstream that takes everything and answers nothing."""
+    await reader.read()
+
+
+def test_a_second_signal_ends_a_drain_though_nobody_reads(
+    into_pipe: Gateway, authority: Authority, edge: Pair, serve: Serve
+) -> None:
+    held = serve(silent)
+    settings = logged(edge, "stdout", queue=100)
+    settings["listeners"][0]["routes"].append(to_app())
+    into_pipe.apply(settings | {"upstreams": [upstream("app", held.endpoint)]})
+    clog(into_pipe, authority)
+    with Http1.open(into_pipe.address(), authority.certificate) as client:
+        client.send(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        eventually(lambda: held.open == 1)
+        into_pipe.program.signal(signal.SIGTERM)
+        eventually(lambda: into_pipe.status()["state"] == "draining")
+        into_pipe.program.signal(signal.SIGTERM)
+        # 1: a connection was cut off, so the drain had not finished.
+        assert into_pipe.program.wait(60) == 1
+
+
+def test_a_reload_keeps_the_log_that_nobody_reads(
+    into_pipe: Gateway, authority: Authority, edge: Pair, pipe: tuple[Path, int]
+) -> None:
+    clog(into_pipe, authority)
+    gone = logged(edge, "stdout", queue=100)
+    gone["listeners"][0]["routes"] = [{"match": {"path": "/after"}, "respond": {"status": 200}}]
+    into_pipe.apply(gone)
+    with Http1.open(into_pipe.address(), authority.certificate) as client:
+        assert [client.request(path).status for path in ("/after", "/health")] == [200, 404]
+    # It is the same log still, and goes on where somebody reads it.
+    reader = LateReader(pipe[1])
+    eventually(lambda: ask(into_pipe, authority, 1, "/read") or b'"path":"/read"' in reader.read)
+    assert into_pipe.stop() == 0
+    reader.stop()
 
 
 def test_a_pipe_without_a_reader_is_refused(gateway: Start, authority: Authority, edge: Pair, tmp_path: Path) -> None:
