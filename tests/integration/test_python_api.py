@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Generator
 from pathlib import Path
 from typing import Any
 
@@ -243,19 +244,56 @@ async def test_reloads_wait_for_each_other(gateway: mitu.Gateway, edge: Pair, au
     assert await heard(gateway, authority) == "number 19"
 
 
+class GivesUp(Coroutine[Any, Any, bool]):
+    """`work`, whose task is cancelled at its `point`-th await: as it begins to wait, or once that is done, `late`.
+
+    `reached`: whether there was such an await.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, bool], point: int, late: bool) -> None:
+        self._work, self._late, self._left = work, late, point
+        self.reached = False
+
+    def send(self, value: None) -> Any:
+        waited = self._work.send(value)
+        if self._left == 0:
+            self.reached = True
+            task = asyncio.current_task()
+            assert task is not None
+            if self._late:
+                # Called before the task that waits is told: it gets the cancellation in place of the result.
+                waited.add_done_callback(lambda _: task.cancel())
+            else:
+                task.cancel()
+        self._left -= 1
+        return waited
+
+    def throw(self, *error: Any) -> Any:
+        return self._work.throw(*error)
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, bool]:
+        return self._work.__await__()
+
+
+@pytest.mark.parametrize("late", [False, True])
 async def test_a_caller_that_gives_up_leaves_both_sides_agreed(
-    gateway: mitu.Gateway, edge: Pair, authority: Authority
+    gateway: mitu.Gateway, edge: Pair, authority: Authority, late: bool
 ) -> None:
-    for number in range(20):
-        text = f"version {number}"
-        reloading = asyncio.create_task(gateway.reload(config(edge, text)))
-        await asyncio.sleep(number / 1000)  # Each time at another point.
-        reloading.cancel()
-        await asyncio.gather(reloading, return_exceptions=True)
+    """At each point where it waits, however many there are."""
+    for point in itertools.count():
+        reloading = GivesUp(gateway.reload(config(edge, f"version {point}")), point, late)
+        (outcome,) = await asyncio.gather(asyncio.create_task(reloading), return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError) == reloading.reached
         await gateway.reload()
         (route,) = gateway.live.config.listeners[0].routes
         assert route.respond is not None
         assert await heard(gateway, authority) == route.respond.body
+        if not reloading.reached:
+            break
+    assert point > 0, "it was never cancelled"
 
 
 async def test_nothing_that_is_printed_holds_a_key(gateway: mitu.Gateway, edge: Pair) -> None:
