@@ -161,7 +161,12 @@ def into_pipe(gateway: Start, edge: Pair, pipe: tuple[Path, int]) -> Gateway:
 
 def clog(gateway: Gateway, authority: Authority) -> None:
     """Ask until neither the pipe nor the queue has room for another line."""
-    eventually(lambda: ask(gateway, authority, 500) or dropped(gateway, "queue_full") > 0)
+
+    def full() -> bool:
+        ask(gateway, authority, 500)
+        return dropped(gateway, "queue_full") > 0
+
+    eventually(full)
 
 
 async def silent(reader: Reader, _: Writer) -> None:
@@ -198,7 +203,12 @@ def test_a_reload_keeps_the_log_that_nobody_reads(
         assert [client.request(path).status for path in ("/after", "/health")] == [200, 404]
     # It is the same log still, and goes on where somebody reads it.
     reader = LateReader(pipe[1])
-    eventually(lambda: ask(into_pipe, authority, 1, "/read") or b'"path":"/read"' in reader.read)
+
+    def goes_on() -> bool:
+        ask(into_pipe, authority, 1, "/read")
+        return b'"path":"/read"' in reader.read
+
+    eventually(goes_on)
     assert into_pipe.stop() == 0
     reader.stop()
 
