@@ -182,13 +182,13 @@ fn report_failure(
     worker: &Worker,
 ) {
     let reason = error.reason();
-    worker.telemetry.tls.failure(&listener.name, reason).inc();
+    listener.handshake_failed(reason);
     if let Some(log) = &*worker.telemetry.access_log.load()
         && log.connections_enabled()
     {
         let ts = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let error = error.to_string();
-        let event = "handshake_failed";
+        let (event, reason) = ("handshake_failed", reason.as_str());
         log.write(&FailureRecord { event, ts, listener: &listener.name, client, reason, error, stages });
     }
 }

@@ -12,6 +12,7 @@ use mitu_telemetry::tls::{HandshakeLabels, HandshakeMetrics};
 use mitu_tls::alpn::{Decision, OFFERED_SETS};
 use mitu_tls::certificate::Certificates;
 use mitu_tls::error::{Secrets, TlsConfigError};
+use mitu_tls::handshake::Reason;
 use mitu_tls::select::{Prepared, Refusal, Selection, Selector, SelectorConfig};
 use mitu_tls::ticket::Ticketers;
 use prometheus::IntCounter;
@@ -38,6 +39,8 @@ pub struct Listener {
     pub metrics: ListenerMetrics,
     telemetry: Arc<Telemetry>,
     handshakes: Vec<HandshakeKinds>,
+    /// By reason, each looked up when first needed: a flood of failures takes no lock.
+    failures: [OnceLock<IntCounter>; Reason::ALL.len()],
     alpn: AlpnCounters,
 }
 
@@ -110,6 +113,7 @@ impl Listener {
             metrics: parts.telemetry.connections.listener(&config.name),
             alpn: AlpnCounters::new(parts.telemetry, &config.name),
             handshakes: selector.prepared().iter().map(|_| HandshakeKinds::default()).collect(),
+            failures: [const { OnceLock::new() }; Reason::ALL.len()],
             telemetry: parts.telemetry.clone(),
             name: config.name.clone(),
             proxy_protocol_from: config.proxy_protocol_from.clone(),
@@ -163,6 +167,11 @@ impl Listener {
                 site: &config.site,
             })
         })
+    }
+
+    /// Counts a handshake that did not finish.
+    pub fn handshake_failed(&self, reason: Reason) {
+        self.failures[reason as usize].get_or_init(|| self.telemetry.tls.failure(&self.name, reason.as_str())).inc();
     }
 }
 

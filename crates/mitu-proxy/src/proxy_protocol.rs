@@ -141,6 +141,7 @@ fn v6(address: SocketAddr) -> Ipv6Addr {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use mitu_tls::handshake::Reason;
 
     fn header(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
         [&SIGNATURE[..], &[command, family], &(body.len() as u16).to_be_bytes(), body].concat()
@@ -175,7 +176,7 @@ mod tests {
             header(0x21, 0x11, &vec![0; MAX_BODY + 1]),
         ];
         for header in bad {
-            assert_eq!(read(&mut &header[..]).await.unwrap_err().reason(), "proxy_protocol", "{header:?}");
+            assert_eq!(read(&mut &header[..]).await.unwrap_err().reason(), Reason::ProxyProtocol, "{header:?}");
         }
     }
 
@@ -183,7 +184,7 @@ mod tests {
     async fn a_client_that_leaves_within_one_has_closed() {
         let header = header(0x21, 0x11, &[0; 12]);
         for end in [0, 7, 16, 20] {
-            assert_eq!(read(&mut &header[..end]).await.unwrap_err().reason(), "client_closed");
+            assert_eq!(read(&mut &header[..end]).await.unwrap_err().reason(), Reason::ClientClosed);
         }
     }
 }

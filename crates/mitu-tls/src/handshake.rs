@@ -1,5 +1,7 @@
 //! Runs the handshake on the configuration that was selected, and times its stages.
 
+mod reason;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -11,6 +13,8 @@ use rustls::{AlertDescription, ProtocolVersion, ServerConfig};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::server::StartHandshake;
+
+pub use reason::Reason;
 
 use crate::stream::{FlightStream, SecureStream};
 
@@ -46,29 +50,29 @@ impl From<io::Error> for HandshakeError {
 }
 
 impl HandshakeError {
-    /// A stable word for metrics and logs.
-    pub fn reason(&self) -> &'static str {
+    /// What it counts as.
+    pub fn reason(&self) -> Reason {
         use rustls::Error as Tls;
         match self {
-            Self::Closed => "client_closed",
-            Self::Timeout => "timeout",
-            Self::ProxyProtocol(_) => "proxy_protocol",
-            Self::Refused(AlertDescription::NoApplicationProtocol) => "no_application_protocol",
-            Self::Refused(AlertDescription::UnrecognisedName) => "unrecognized_name",
-            Self::Refused(_) => "refused",
-            Self::Tls(Tls::NoApplicationProtocol) => "no_application_protocol",
-            Self::Tls(Tls::AlertReceived(_)) => "alert_received",
-            Self::Tls(Tls::PeerIncompatible(_)) => "peer_incompatible",
-            Self::Tls(Tls::PeerMisbehaved(_)) => "peer_misbehaved",
-            Self::Tls(Tls::NoCertificatesPresented) => "client_certificate_missing",
-            Self::Tls(Tls::InvalidCertificate(_)) => "client_certificate_invalid",
+            Self::Closed => Reason::ClientClosed,
+            Self::Timeout => Reason::Timeout,
+            Self::ProxyProtocol(_) => Reason::ProxyProtocol,
+            Self::Refused(AlertDescription::NoApplicationProtocol) => Reason::NoApplicationProtocol,
+            Self::Refused(AlertDescription::UnrecognisedName) => Reason::UnrecognizedName,
+            Self::Refused(_) => Reason::Refused,
+            Self::Tls(Tls::NoApplicationProtocol) => Reason::NoApplicationProtocol,
+            Self::Tls(Tls::AlertReceived(_)) => Reason::AlertReceived,
+            Self::Tls(Tls::PeerIncompatible(_)) => Reason::PeerIncompatible,
+            Self::Tls(Tls::PeerMisbehaved(_)) => Reason::PeerMisbehaved,
+            Self::Tls(Tls::NoCertificatesPresented) => Reason::ClientCertificateMissing,
+            Self::Tls(Tls::InvalidCertificate(_)) => Reason::ClientCertificateInvalid,
             Self::Tls(
                 Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } | Tls::InappropriateHandshakeMessage { .. },
-            ) => "not_tls",
-            Self::Tls(Tls::DecryptError) => "decrypt_error",
-            Self::Tls(_) => "tls",
-            Self::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => "client_reset",
-            Self::Io(_) => "io",
+            ) => Reason::NotTls,
+            Self::Tls(Tls::DecryptError) => Reason::DecryptError,
+            Self::Tls(_) => Reason::Tls,
+            Self::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => Reason::ClientReset,
+            Self::Io(_) => Reason::Io,
         }
     }
 }

@@ -49,7 +49,7 @@ async fn serve(selector: Selector) -> (std::net::SocketAddr, Outcomes) {
             let (tcp, _) = listener.accept().await.unwrap();
             let (selector, told) = (selector.clone(), told.clone());
             tokio::spawn(async move {
-                let outcome = accept(tcp, &selector).await.map_err(|error| error.reason());
+                let outcome = accept(tcp, &selector).await.map_err(|error| error.reason().as_str());
                 told.lock().unwrap().push(outcome);
             });
         }

@@ -6,6 +6,7 @@ mod bodies;
 mod failures;
 mod framing;
 mod h2;
+mod handshakes;
 mod harness;
 mod headers;
 mod lifetime;
