@@ -9,6 +9,7 @@ pub mod config;
 pub mod error;
 pub mod handshake;
 pub mod identity;
+pub mod key_schedule;
 pub mod policy;
 pub mod select;
 pub mod server_name;

@@ -11,6 +11,7 @@ use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtoco
 use crate::certificate::{Certificate, read_chain};
 use crate::config::{ClientAuthConfig, Provider, TlsPolicy, Version};
 use crate::error::{Secrets, TlsConfigError};
+use crate::key_schedule::cipher_suites;
 
 /// A policy made ready: what all server configurations under it share.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ impl PreparedPolicy {
 /// The whole of a provider, before a policy narrows it.
 pub fn base_provider(provider: Provider) -> CryptoProvider {
     match provider {
-        Provider::AwsLc => aws_lc_rs::default_provider(),
+        Provider::AwsLc => CryptoProvider { cipher_suites: cipher_suites().to_vec(), ..aws_lc_rs::default_provider() },
     }
 }
 
@@ -80,7 +81,7 @@ pub fn crypto_provider(policy: &TlsPolicy) -> Result<CryptoProvider, TlsConfigEr
         cheapest_first(base.cipher_suites)
     } else {
         let find = |name: &String| {
-            let found = aws_lc_rs::ALL_CIPHER_SUITES.iter().find(|suite| suite_name(suite) == name);
+            let found = cipher_suites().iter().find(|suite| suite_name(suite) == name);
             found.copied().ok_or_else(|| TlsConfigError::UnknownCipherSuite(name.clone()))
         };
         policy.cipher_suites.iter().map(find).collect::<Result<_, _>>()?
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn every_suite_and_group_is_found_by_its_iana_name() {
-        for suite in aws_lc_rs::ALL_CIPHER_SUITES {
+        for suite in cipher_suites() {
             let crypto = crypto_provider(&policy(&[suite_name(suite)], &[])).unwrap();
             assert_eq!(crypto.cipher_suites, [*suite]);
         }
