@@ -28,6 +28,7 @@ from mitu.config.model import Config, Secret
 from mitu.config.resolve import resolved
 from mitu.errors import ConfigError, MituError, ReloadError, StartError
 from mitu.handlers import HandlerServers
+from mitu.open_files import raise_limit
 from mitu.watch import named_files
 
 DRAIN_TIMEOUT = 30.0
@@ -86,6 +87,7 @@ class Gateway:
         self._inherited = {name: list(fds) for name, fds in (inherited or {}).items()}
         self._admit = admit
         self._handlers = HandlerServers()
+        self._open_files: int | None = None
         self._reloading = asyncio.Lock()
         self._server: _native.Server | None = None
         self._live: Loaded | None = None
@@ -104,11 +106,15 @@ class Gateway:
         await self.drain()
 
     async def start(self) -> None:
-        """Begin to serve. ConfigError, HandlerError or StartError when that cannot be; nothing is left open then."""
+        """Begin to serve. ConfigError, HandlerError or StartError when that cannot be; nothing is left open then.
+
+        The process's limit of open files is raised as far as it may be, and stays so.
+        """
         if self._started:
             raise StartError("a gateway can be started only once")
         self._started = True
         try:
+            self._open_files = raise_limit()
             self._live = await self._load(self._source)
             compiled = self._live.compiled
             inherited, self._inherited = self._inherited, {}
@@ -172,7 +178,7 @@ class Gateway:
         config = source if isinstance(source, Config) else await asyncio.to_thread(load_config, source)
         self._tried = config
         sockets = await self._handlers.serve(python_handlers(config))
-        compiled = await asyncio.to_thread(compile_runtime, config, sockets)
+        compiled = await asyncio.to_thread(compile_runtime, config, sockets, open_files=self._open_files)
         return await asyncio.to_thread(Loaded.of, config, compiled)
 
     async def drain(self, timeout: float = DRAIN_TIMEOUT) -> bool:  # noqa: ASYNC109 - a bound, not a cancellation

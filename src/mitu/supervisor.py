@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import signal
 import time
 from collections.abc import Coroutine
@@ -49,7 +48,6 @@ class Supervisor:
         admin = AdminServer(self._gateway, config.admin, reload=self.reload, drain=self.drain)
         try:
             admin.claim()
-            _raise_file_limit()
             await self._gateway.start()
             await admin.start()
             self._handle_signals()
@@ -153,10 +151,3 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the gateway failed", exc_info=error)
-
-
-def _raise_file_limit() -> None:
-    """Every connection is a file or two, and what a process may open by default (1,024) is set for select(2)."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # Some systems have a lower limit than they say.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

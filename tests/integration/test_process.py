@@ -17,7 +17,7 @@ from support.client import Http1, client_hello, context
 from support.gateway import MITU, Gateway, Settings, configuration, health, listener, to_app, upstream
 from support.net import eventually, free_port
 from support.process import run
-from support.servers import mirror
+from support.servers import Server, mirror
 
 from .conftest import Serve, Start
 
@@ -163,16 +163,66 @@ def test_clients_that_say_nothing_are_closed(gateway: Start, authority: Authorit
     assert eventually(lambda: running.metric("mitu_connections_active", listener="edge") == 0)
 
 
+def limited(files: int) -> tuple[str, ...]:
+    """In front of a command that may have so many files open."""
+    return ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh")
+
+
+def open_files(gateway: Gateway) -> int:
+    return len(list(Path(f"/proc/{gateway.program.pid}/fd").iterdir()))
+
+
+class TestFewFiles:
+    """Clients cannot take them all: whoever runs the gateway still reaches it, and so do requests their upstream."""
+
+    LIMIT = 300
+    ALLOWED = LIMIT - 64 - 4
+    """What is kept, and what one worker needs for itself and one listener."""
+
+    def test_connections_leave_some(self, gateway: Start, authority: Authority, edge: Pair, app: Server) -> None:
+        settings = configuration(
+            [listener(edge, routes=[health(), to_app()], timeouts={"handshake": "2m"})],
+            upstream("app", app.endpoint),
+        )
+        running = gateway(settings, wrapper=limited(self.LIMIT), flags=["--no-watch"])
+        address = running.address()
+        with Http1.open(address, authority.certificate) as client, contextlib.ExitStack() as stack:
+            for _ in range(self.LIMIT):
+                stack.enter_context(socket.create_connection(address, timeout=10))
+            wanted = 1 + self.LIMIT - self.ALLOWED
+            assert eventually(lambda: running.metric("mitu_connections_refused_total", reason="limit") == wanted)
+            assert running.metric("mitu_connections_active", listener="edge") == self.ALLOWED
+            assert running.metric("mitu_connections_refused_total", reason="resources") == 0
+            assert client.request("/").status == 200
+            done = running.mitu("status")
+            assert (done.returncode, "serving" in done.stdout) == (0, True), done.stdout + done.stderr
+            settings["listeners"].append(listener(edge, name="second", routes=[health()]))
+            code, told = running.reload(settings)
+            assert (code, "reloaded: configuration" in told) == (0, True), told
+        assert eventually(lambda: running.metric("mitu_connections_active") == 0)
+        assert served(running, authority) == 200
+
+    def test_it_is_said(self, gateway: Start, edge: Pair) -> None:
+        settings = configuration([listener(edge, routes=[health()], limits={"connections": 5000})])
+        running = gateway(settings, wrapper=limited(self.LIMIT))
+        (told,) = running.status()["config"]["warnings"]
+        assert f"'edge' may have {self.ALLOWED} connections at once, not 5000" in told
+        assert f"this process may have {self.LIMIT} files open" in told
+        assert running.program.log.count("W011") == 1
+        settings["listeners"][0]["limits"]["connections"] = self.ALLOWED
+        running.apply(settings)
+        assert running.status()["config"]["warnings"] == []
+
+
 def test_it_recovers_when_it_has_run_out_of_files(gateway: Start, authority: Authority, edge: Pair) -> None:
-    limit = 100
+    limit = 70  # With so few, more connections are allowed than there are files for.
     settings = configuration([listener(edge, routes=[health()])])
-    running = gateway(settings, wrapper=("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh"))
+    running = gateway(settings, wrapper=limited(limit))
     address = running.address()
     with contextlib.ExitStack() as stack:
         # The kernel takes them all, the gateway as many as it has files for.
         waiting = [stack.enter_context(socket.create_connection(address, timeout=10)) for _ in range(2 * limit)]
-        descriptors = Path(f"/proc/{running.program.pid}/fd")
-        eventually(lambda: len(list(descriptors.iterdir())) == limit)
+        eventually(lambda: open_files(running) == limit)
         # Long enough for the files to be looked at, which now nobody can open.
         time.sleep(6)
         for one in waiting[:-1]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mitu.config.certificates import Inspector, Pair, covered
 from mitu.config.compile_routes import compile_routes
+from mitu.config.connection_limits import connection_limits
 from mitu.config.diagnostic import Diagnostic, Loc, Report
 from mitu.config.listeners import Listener, Protocol
 from mitu.config.model import Config
@@ -47,12 +48,15 @@ def python_handlers(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
-def compile_runtime(config: Config, handler_sockets: Mapping[str, Path | str] | None = None) -> Compiled:
-    """Compile `config`. `handler_sockets`: the Unix socket of each Python handler, by `module:function`.
+def compile_runtime(
+    config: Config, handler_sockets: Mapping[str, Path | str] | None = None, *, open_files: int | None = None
+) -> Compiled:
+    """Compile `config`. `handler_sockets`: the Unix socket of each Python handler, by `module:function`; `open_files`:
+    how many the process may have, which bounds its connections (None: no limit).
 
     ConfigError when the configuration or a file that it names is no good.
     """
-    compiler = Compiler(config, dict(handler_sockets or {}))
+    compiler = Compiler(config, dict(handler_sockets or {}), open_files=open_files)
     for name in python_handlers(config):
         if name not in compiler.handler_sockets:
             raise ValueError(f"no socket for the Python handler '{name}'")
@@ -78,6 +82,7 @@ class Compiler:
     config: Config
     handler_sockets: dict[str, Path | str]
     now: datetime | None = None
+    open_files: int | None = None
     secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
     certificates: dict[str, dict[str, str]] = field(default_factory=dict)
     pairs: dict[tuple[Path, Path], tuple[str, Pair] | None] = field(default_factory=dict)
@@ -90,10 +95,15 @@ class Compiler:
 
     def document(self) -> dict[str, Any]:
         config = self.config
-        listeners = [self._listener(one, ("listeners", at)) for at, one in enumerate(config.listeners)]
+        workers = config.runtime.workers or cores()
+        asked = [one.limits.connections for one in config.listeners]
+        connections = connection_limits(asked, self.open_files, workers)
+        listeners = [
+            self._listener(one, ("listeners", at), connections[at]) for at, one in enumerate(config.listeners)
+        ]
         upstreams = [self._upstream(one, ("upstreams", at)) for at, one in enumerate(config.upstreams)]
         return {
-            "workers": config.runtime.workers or cores(),
+            "workers": workers,
             "scheduler": config.runtime.scheduler,
             "access_log": self._access_log(),
             "certificates": list(self.certificates.values()),
@@ -121,9 +131,16 @@ class Compiler:
             "queue": access.queue,
         }
 
-    def _listener(self, listener: Listener, loc: Loc) -> dict[str, Any]:
+    def _listener(self, listener: Listener, loc: Loc, connections: int) -> dict[str, Any]:
         sites = self._sites(listener, loc)
         limits, timeouts = listener.limits, listener.timeouts
+        if connections < limits.connections:
+            message = (
+                f"'{listener.name}' may have {connections} connections at once, not {limits.connections}:"
+                f" this process may have {self.open_files} files open"
+            )
+            hint = "raise that limit with 'ulimit -n', or LimitNOFILE= of the service; or set limits.connections lower"
+            self.findings.add("W011", message, (*loc, "limits", "connections"), hint=hint)
         return {
             "name": listener.name,
             "bind": socket_address(listener.bind),
@@ -138,7 +155,7 @@ class Compiler:
             "default_site": 0 if sites and listener.tls.unknown_name == "default" else None,
             "routes": compile_routes(listener.routes),
             "limits": {
-                "connections": limits.connections,
+                "connections": connections,
                 "request_header_bytes": limits.request_header_size,
                 "request_headers": limits.request_headers,
                 "request_body_bytes": limits.request_body_size,

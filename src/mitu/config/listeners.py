@@ -47,7 +47,9 @@ class Limits(Model):
     """Bounds on what clients may make the gateway hold."""
 
     connections: Annotated[int, IntRange(1, 10_000_000)] = Field(
-        default=100_000, description="Connections open at once; further ones are closed on accept and counted."
+        default=100_000,
+        description="Connections open at once; further ones are closed on accept and counted. Fewer where the process"
+        " may not have as many files open.",
     )
     backlog: Annotated[int, IntRange(1, 65_535)] = Field(
         default=4096, description="Connections the kernel keeps waiting for accept, on each worker's socket."
