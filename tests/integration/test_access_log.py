@@ -148,6 +148,18 @@ def test_a_relay_says_what_it_moved(running: Gateway, authority: Authority) -> N
     assert (line["bytes_received"], line["bytes_sent"]) == (1000, 1000)
 
 
+@pytest.mark.parametrize(("alpn", "begun"), [("h2", b"PRI "), ("http/1.1", b"GET /"), ("echo", b"hello")])
+def test_a_client_that_leaves_without_a_word(running: Gateway, authority: Authority, alpn: str, begun: bytes) -> None:
+    with connect(running.address(), context(authority.certificate, [alpn])) as stream:
+        stream.sendall(begun)
+        # The FIN alone, without close_notify; what comes is read, as the end would be a reset otherwise.
+        stream.shutdown(socket.SHUT_WR)
+        while stream.recv(65536):
+            pass
+    (line,) = lines(running, 1)
+    assert (line["event"], line["alpn"], line["error"]) == ("connection", alpn, "unexpected_eof")
+
+
 HOSTILE = [
     'quote" back\\slash tab\t \\n {"event":"request"} é \u2028'.encode(),
     b'"}\\',

@@ -1,37 +1,52 @@
 //! From the finished handshake to the protocol's handler, before an application byte is read. The handler gets the
 //! TLS stream itself: no copy and no buffer stands between them.
 
+use std::borrow::Cow;
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 
 use mitu_tls::stream::SecureStream;
 
 use crate::connection::Connection;
+use crate::protocol::http::DownstreamError;
 use crate::protocol::{Protocol, http, relay};
 
 /// Runs the handler of the protocol with this index, to the connection's end, and writes the connection's log line.
 pub async fn run(stream: SecureStream, protocol: usize, connection: Arc<Connection>) {
     let mut bytes = None;
-    let error = match &connection.listener.protocols[protocol].protocol {
+    let end = match &connection.listener.protocols[protocol].protocol {
         // Boxed, so that a connection takes the room that its protocol needs, and not that of the largest.
-        Protocol::H1 => {
-            Box::pin(http::serve_h1(stream, connection.clone())).await.err().map(|error| error.to_string())
-        }
-        Protocol::H2 => {
-            Box::pin(http::serve_h2(stream, connection.clone())).await.err().map(|error| error.to_string())
-        }
+        Protocol::H1 => Box::pin(http::serve_h1(stream, connection.clone())).await,
+        Protocol::H2 => Box::pin(http::serve_h2(stream, connection.clone())).await,
         Protocol::Relay { upstream, metrics } => {
             let outcome = Box::pin(relay::serve(stream, &connection, upstream, metrics)).await;
             bytes = Some((outcome.sent, outcome.received));
-            outcome.error.map(|error| error.to_string())
+            outcome.error.map_or(Ok(()), |error| Err(error.into()))
         }
     };
     if let Some(log) = &*connection.telemetry.access_log.load()
         && log.connections_enabled()
     {
+        let error = end.as_ref().err().map(told);
         let mut record = connection.record();
         record.bytes_received = bytes.map(|(sent, _)| sent);
         record.bytes_sent = bytes.map(|(_, received)| received);
         record.error = error.as_deref();
         log.write(&record);
+    }
+}
+
+/// What the log says of a connection's end: one word where a side left without saying so, for which every library has
+/// a text of its own; else the error's text.
+fn told(error: &DownstreamError) -> Cow<'static, str> {
+    let io = match error {
+        DownstreamError::Refused(_) => None,
+        DownstreamError::Io(error) => Some(error),
+        DownstreamError::H2(error) => error.source().and_then(|source| source.downcast_ref::<io::Error>()),
+    };
+    match io.map(io::Error::kind) {
+        Some(io::ErrorKind::UnexpectedEof) => "unexpected_eof".into(),
+        _ => error.to_string().into(),
     }
 }
