@@ -22,7 +22,7 @@ pub struct Connection {
     /// The worker whose pools and tables it uses.
     pub worker: usize,
     pub listener: Arc<Listener>,
-    /// The client's address: from the PROXY header where one was believed.
+    /// The client's address: from the PROXY header where one was believed, and IPv4 where it is mapped into IPv6.
     pub peer: SocketAddr,
     pub local: SocketAddr,
     /// The protocol negotiated, or assumed for a client without ALPN.
