@@ -177,7 +177,7 @@ class Gateway:
     async def _load(self, source: str | Path | Config) -> Loaded:
         config = source if isinstance(source, Config) else await asyncio.to_thread(load_config, source)
         self._tried = config
-        sockets = await self._handlers.serve(python_handlers(config))
+        sockets = await self._handlers.serve(python_handlers(config), config.handler_folder)
         compiled = await asyncio.to_thread(compile_runtime, config, sockets, open_files=self._open_files)
         return await asyncio.to_thread(Loaded.of, config, compiled)
 

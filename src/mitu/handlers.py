@@ -14,6 +14,7 @@ import hashlib
 import inspect
 import logging
 import shutil
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -49,12 +50,15 @@ class HandlerServers:
         self._folder: Path | None = None
         self._served: dict[str, _Served] = {}
 
-    async def serve(self, names: Iterable[str]) -> dict[str, Path]:
-        """Serve those of `names` that are not served yet; the socket of each. HandlerError when one cannot be."""
-        return {name: (self._served.get(name) or await self._serve(name)).socket for name in names}
+    async def serve(self, names: Iterable[str], folder: Path | None = None) -> dict[str, Path]:
+        """Serve those of `names` that are not served yet; the socket of each. HandlerError when one cannot be.
 
-    async def _serve(self, name: str) -> _Served:
-        handler = load(name)
+        `folder`: where their modules are looked for first.
+        """
+        return {name: (self._served.get(name) or await self._serve(name, folder)).socket for name in names}
+
+    async def _serve(self, name: str, folder: Path | None) -> _Served:
+        handler = load(name, folder)
         tasks: set[asyncio.Task[None]] = set()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,13 +90,19 @@ class HandlerServers:
             self._folder = None
 
 
-def load(name: str) -> Handler:
-    """The coroutine function behind `module:function`. HandlerError says what is wrong with it."""
+def load(name: str, folder: Path | None = None) -> Handler:
+    """The coroutine function behind `module:function`. HandlerError says what is wrong with it.
+
+    `folder` goes to the front of `sys.path` and stays there, as the module may import its neighbours later.
+    """
     module, _, function = name.partition(":")
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
     try:
         found: Any = import_module(module)
     except ImportError as error:
-        raise HandlerError(f"handler '{name}': {error}; install it, or add its folder to PYTHONPATH") from error
+        advice = "put it beside the configuration, or install it"
+        raise HandlerError(f"handler '{name}': {error}; {advice}") from error
     except Exception as error:
         raise HandlerError(f"handler '{name}': importing '{module}' fails: {type(error).__name__}: {error}") from error
     for part in function.split("."):

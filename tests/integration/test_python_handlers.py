@@ -14,8 +14,9 @@ import pytest
 
 from support.certificates import Authority, Pair
 from support.client import Http1, client_hello, connect, context
-from support.gateway import Gateway, Settings, configuration, health, listener
+from support.gateway import MITU, Gateway, Settings, configuration, health, listener
 from support.net import eventually
+from support.process import run
 
 from .conftest import Start
 
@@ -188,6 +189,34 @@ class TestReload:
             running.apply(settings)
             with speak(running, authority, "new") as stream:
                 assert line(stream) == b"new"
+
+
+def test_it_stands_beside_the_configuration(gateway: Start, authority: Authority, edge: Pair, tmp_path: Path) -> None:
+    """Before any other module of that name, wherever the gateway is started; and `mitu check` finds it, too."""
+    beside, elsewhere = tmp_path / "beside", tmp_path / "elsewhere"
+    (elsewhere / "beside_it").mkdir(parents=True)
+    (elsewhere / "beside_it" / "__init__.py").write_text("async def serve(reader, writer):\n    ...\n")
+    (beside / "beside_it").mkdir(parents=True)
+    (beside / "beside_it" / "__init__.py").touch()
+    (beside / "beside_it" / "spoken.py").write_text(
+        "async def serve(reader, writer):\n    import its_neighbour\n    writer.write(its_neighbour.LINE)\n"
+    )
+    (beside / "its_neighbour.py").write_text("LINE = b'from beside\\n'\n")
+    settings = configuration([listener(edge, protocols=[{"alpn": "near", "handler": "beside_it.spoken:serve"}])])
+    # As for the installed command, the folder that one is in does not count.
+    environment = {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(elsewhere)}
+    running = gateway(settings, wait=False, environment=environment)
+    assert running.program.wait() == 1
+    assert "No module named 'beside_it.spoken'; put it beside the configuration" in running.program.log
+    done = run([*MITU, "check", running.file])
+    assert (done.returncode, b"error[E051]" in done.stdout) == (1, True), done.stdout.decode()
+    for one in beside.iterdir():
+        one.rename(running.folder / one.name)
+    done = run([*MITU, "check", running.file])
+    assert done.returncode == 0, done.stdout.decode()
+    running.restart()
+    with speak(running, authority, "near") as stream:
+        assert line(stream) == b"from beside"
 
 
 def test_one_that_cannot_be_mounted_keeps_it_from_starting(gateway: Start, edge: Pair) -> None:

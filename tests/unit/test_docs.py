@@ -95,8 +95,7 @@ def modules(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("block", YAML_BLOCKS, ids=str)
-def test_configurations_pass_the_check(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
+def test_configurations_pass_the_check(block: Block, tmp_path: Path) -> None:
     data = whole(block)
     provide(data, tmp_path, Authority(tmp_path / "certs"))
     modules(block.page, tmp_path)
@@ -136,8 +135,8 @@ def test_programs_run(name: str, told: str, tmp_path: Path) -> None:
 
 def test_the_handler_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modules(BY_NAME["docs/guide/handlers.md"].path, tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert load("counter:serve").__name__ == "serve"
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    assert load("counter:serve", tmp_path).__name__ == "serve"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
@@ -63,11 +65,25 @@ def _check_handlers(findings: Findings) -> None:
             if protocol.handler is None:
                 continue
             module = protocol.handler.partition(":")[0]
-            problem = _module_problem(module)
+            with _in_front(findings.config.handler_folder):
+                problem = _module_problem(module)
             if problem is not None:
                 loc = ("listeners", at, "protocols", index, "handler")
-                hint = "install it, or add its folder to PYTHONPATH"
+                hint = "put it beside the configuration, or install it"
                 findings.add("E051", problem, loc, found=protocol.handler, hint=hint)
+
+
+@contextmanager
+def _in_front(folder: Path | None) -> Iterator[None]:
+    """`folder` on `sys.path` as it is when the gateway loads handlers (`mitu.handlers.load`), for this once."""
+    if folder is None or str(folder) in sys.path:
+        yield
+        return
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 def _module_problem(module: str) -> str | None:

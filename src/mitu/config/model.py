@@ -110,6 +110,12 @@ class Config(Model):
         """The folder that relative paths start from."""
         return Path.cwd() if self._document is None else self._document.file.parent
 
+    @property
+    def handler_folder(self) -> Path | None:
+        """Where modules of Python handlers are looked for first; a configuration built in code leaves that to its
+        program."""
+        return None if self._document is None else self.base.absolute()
+
     def __eq__(self, other: object) -> bool:
         # Where it was read from is no part of what it says.
         return isinstance(other, Config) and self.__dict__ == other.__dict__
