@@ -36,7 +36,7 @@ class Compiled:
     `warnings` are worth a line in the log; certificates outside their dates are among them.
     """
 
-    runtime: str
+    runtime: str = field(repr=False)
     secrets: dict[str, bytes] = field(repr=False)
     files: frozenset[Path]
     warnings: tuple[Diagnostic, ...] = ()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, SecretStr, field_serializer, model_validator
 
@@ -119,6 +120,12 @@ class Config(Model):
     def __eq__(self, other: object) -> bool:
         # Where it was read from is no part of what it says.
         return isinstance(other, Config) and self.__dict__ == other.__dict__
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        # A header that a route sets may hold a secret, and what is printed may end up anywhere.
+        from mitu.config.resolve import resolved
+
+        return resolved(self).items()
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())

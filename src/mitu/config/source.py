@@ -66,10 +66,10 @@ class Document:
     """A file's text and tree. `data` is the tree as plain values with `${ENV}` filled in."""
 
     file: Path
-    text: str
-    root: Node
-    data: Any
-    redactions: tuple[tuple[str, str], ...] = ()
+    text: str = field(repr=False)
+    root: Node = field(repr=False)
+    data: Any = field(repr=False)
+    redactions: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def find(self, loc: Loc) -> tuple[Node, Mark]:
         """The node at `loc`, or the nearest one above it, and the mark of its key or of itself."""

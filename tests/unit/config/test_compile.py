@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from mitu import Config, ConfigError, check, parse_config
+from mitu import Config, ConfigError, check, load_config, parse_config
 from mitu.config import compile_runtime
-from mitu.config.compile import socket_address
+from mitu.config.compile import Compiler, socket_address
+from mitu.gateway import Loaded
 
 
 @pytest.fixture
@@ -103,6 +104,73 @@ def test_clients_without_alpn(base: Path, protocols: list[str], wanted: str | No
 def test_socket_address(monkeypatch: pytest.MonkeyPatch, bind: str, dual: bool, expected: str) -> None:
     monkeypatch.setattr("socket.has_dualstack_ipv6", lambda: dual)
     assert socket_address(bind) == expected
+
+
+def test_nothing_that_is_printed_shows_a_secret(base: Path, tmp_path: Path) -> None:
+    """Keys, tokens, and headers that routes set, in what stands for a configuration on its way to the data plane."""
+    token, upstream_key, cookie = "token-of-the-admin-endpoint", "key-of-the-upstream", "crumbs-of-the-upstream"
+    (tmp_path / "token").write_text(token)
+    pair = {"certificate": "certs/edge.crt", "key": "certs/edge.key"}
+    filled = {"set": {"x-from": "${APP_KEY}", "authorization": f"Basic {cookie}"}}
+    data = {
+        "admin": {"listen": "127.0.0.1:0", "token": {"file": "token"}},
+        "listeners": [
+            {
+                "name": "edge",
+                "bind": "127.0.0.1:0",
+                "protocols": ["h2"],
+                "tls": {"certificates": [pair], "client_ca": "certs/ca.crt", "client_auth": "optional"},
+                "routes": [{"upstream": "app", "filters": [{"request_headers": filled}]}],
+            }
+        ],
+        "upstreams": [{"name": "app", "endpoints": ["127.0.0.1:1"], "tls": {"server_name": "app", **pair}}],
+    }
+    (tmp_path / "mitu.json").write_text(json.dumps(data))
+    built = load_config(tmp_path / "mitu.json", environ={"APP_KEY": upstream_key})
+    done = compile_runtime(built)
+    compiler = Compiler(built, {})
+    compiler.document()
+    key = (base / "certs" / "edge.key").read_text().splitlines()[1]
+    # They are there to be found.
+    assert upstream_key in done.runtime and cookie in done.runtime
+    assert any(key.encode() in secret for secret in done.secrets.values())
+    for what in (built, built.document, done, compiler, Loaded.of(built, done), built.admin):
+        for secret in (token, upstream_key, cookie, key):
+            assert secret not in repr(what), type(what)
+            assert secret not in str(what), type(what)
+    named = parse_config(data | {"admin": {"listen": "127.0.0.1:0", "token": token}}, base=tmp_path)
+    assert token not in repr(named) and token not in repr(compile_runtime(named))
+
+
+@pytest.mark.parametrize(
+    ("token", "code"),
+    [
+        (None, "E057"),
+        ("", "E067"),
+        ("fifteen-letters", "E067"),
+        (b"", "E067"),
+        (b"\n", "E067"),
+        (b"fifteen-letters\n", "E067"),
+        (b"\xff" * 32, "E070"),
+        (b"sixteen--letters\n", None),
+        ("sixteen--letters", None),
+    ],
+)
+def test_the_token_of_an_admin_endpoint_over_tcp(base: Path, token: str | bytes | None, code: str | None) -> None:
+    """As it is written, or as its file has it."""
+    value: Any = token
+    if isinstance(token, bytes):
+        (base / "token").write_bytes(token)
+        value = {"file": "token"}
+    listeners = config(base).model_dump(mode="json", exclude_none=True)["listeners"]
+    admin = {"listen": "127.0.0.1:0"} | ({} if token is None else {"token": value})
+    try:
+        report = check(parse_config({"listeners": listeners, "admin": admin}, base=base))
+    except ConfigError as error:
+        report = error.report
+    assert [one.code for one in report.errors] == ([] if code is None else [code])
+    assert code != "E067" or report.errors[0].message == "the token is shorter than 16 characters"
+    assert code != "E067" or report.errors[0].hint == "openssl rand -hex 32"
 
 
 def test_equal_configurations_compile_to_equal_text(base: Path) -> None:
