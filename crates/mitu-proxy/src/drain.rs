@@ -2,7 +2,7 @@
 //!
 //! An idle keep-alive connection must not be closed at once: a request may be on the wire already. So draining has two
 //! phases. In the first, responses say `Connection: close` (h2: GOAWAY) and idle connections are left alone for
-//! [`LINGER`]; in the second, those still idle are closed.
+//! [`LINGER`]; in the second, those still idle are closed, and so are those that have not begun a handshake.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// How long an idle h1 connection may still bring a request after draining has begun.
+/// How long an idle h1 connection may still bring a request, and a silent one a handshake, after draining has begun.
 pub const LINGER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

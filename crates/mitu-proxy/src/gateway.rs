@@ -38,13 +38,13 @@ pub struct Intake {
 
 /// A connection, from accept to its end.
 pub async fn connection(intake: Intake) {
-    let Intake { tcp, mut peer, address, listener, slot: _slot, drain, worker, accepted_at } = intake;
+    let Intake { tcp, mut peer, address, listener, slot: _slot, mut drain, worker, accepted_at } = intake;
     let mut times = StageTimes { accept_wait: accepted_at.elapsed(), ..StageTimes::default() };
 
     // One deadline bounds everything before the first application byte. Boxed, so that an open connection does not
     // carry the room that its handshake needed.
     let limit = Duration::from_millis(listener.timeouts.handshake_ms);
-    let secured = Box::pin(timeout(limit, secure(tcp, &mut peer, address, &listener, &mut times))).await;
+    let secured = Box::pin(timeout(limit, secure(tcp, &mut peer, address, &listener, &mut drain, &mut times))).await;
     times.total = accepted_at.elapsed();
     let secured = match secured.unwrap_or(Err(HandshakeError::Timeout)) {
         Ok(secured) => secured,
@@ -98,6 +98,7 @@ async fn secure(
     peer: &mut SocketAddr,
     address: SocketAddr,
     listener: &Listener,
+    drain: &mut Drain,
     times: &mut StageTimes,
 ) -> Result<Secured, HandshakeError> {
     // The listener's own address is the connection's, unless it stands for all of the machine's.
@@ -106,16 +107,24 @@ async fn secure(
 
     // PROXY header: required of the peers that are trusted to send one, and of nobody else.
     if listener.proxy_protocol_from.iter().any(|trusted| trusted.contains(&peer.ip())) {
-        let header = proxy_protocol::read(&mut tcp).await;
+        let header = tokio::select! {
+            biased;
+            header = proxy_protocol::read(&mut tcp) => header,
+            () = drain.lingered() => Err(HandshakeError::Draining),
+        };
         let header = header.inspect_err(|_| listener.metrics.refused_proxy_protocol.inc())?;
         if let Some(addresses) = header {
             (*peer, local) = (canonical(addresses.source), canonical(addresses.destination));
         }
     }
 
-    // ClientHello: read once, before anything is decided.
+    // ClientHello: read once, before anything is decided. A drain waits for those that have begun.
     let begun = Instant::now();
-    let accepted = client_hello::read(&mut tcp).await?;
+    let lingered = async {
+        drain.lingered().await;
+        HandshakeError::Draining
+    };
+    let accepted = client_hello::read(&mut tcp, lingered).await?;
     times.client_hello = begun.elapsed();
 
     // Selection: server name → site, ALPN → protocol, signatures → certificate; all of it prepared before.

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, Read};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use rustls::server::{Accepted, Acceptor};
@@ -12,16 +12,25 @@ use tokio::net::TcpStream;
 use crate::handshake::HandshakeError;
 
 /// Waits for the whole ClientHello. rustls bounds its size (64 KiB); the caller bounds the time.
-pub async fn read(tcp: &mut TcpStream) -> Result<Accepted, HandshakeError> {
+///
+/// `unless`: resolves when a client that has not sent a byte of it yet is not waited for any longer.
+pub async fn read(
+    tcp: &mut TcpStream,
+    unless: impl Future<Output = HandshakeError>,
+) -> Result<Accepted, HandshakeError> {
+    let mut unless = pin!(unless);
     let mut acceptor = Acceptor::default();
+    let mut begun = false;
     loop {
         let read = poll_fn(|context| match acceptor.read_tls(&mut Arrived { tcp, context }) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-            read => Poll::Ready(read),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun => Poll::Pending,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => unless.as_mut().poll(context).map(Err),
+            read => Poll::Ready(read.map_err(HandshakeError::from)),
         });
         if read.await? == 0 {
             return Err(HandshakeError::Closed);
         }
+        begun = true;
         match acceptor.accept() {
             Ok(Some(accepted)) => return Ok(accepted),
             Ok(None) => {}

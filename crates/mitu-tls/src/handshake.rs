@@ -25,6 +25,8 @@ pub enum HandshakeError {
     Closed,
     #[error("not finished in time")]
     Timeout,
+    #[error("the listener drains, and the client had not begun")]
+    Draining,
     #[error("malformed PROXY header: {0}")]
     ProxyProtocol(&'static str),
     #[error("refused: {0:?}")]
@@ -56,6 +58,7 @@ impl HandshakeError {
         match self {
             Self::Closed => Reason::ClientClosed,
             Self::Timeout => Reason::Timeout,
+            Self::Draining => Reason::Draining,
             Self::ProxyProtocol(_) => Reason::ProxyProtocol,
             Self::Refused(AlertDescription::NoApplicationProtocol) => Reason::NoApplicationProtocol,
             Self::Refused(AlertDescription::UnrecognisedName) => Reason::UnrecognizedName,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::{Arc, Mutex};
 
 use mitu_tls::certificate::load_all;
@@ -58,7 +59,7 @@ async fn serve(selector: Selector) -> (std::net::SocketAddr, Outcomes) {
 }
 
 async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, HandshakeError> {
-    let accepted = client_hello::read(&mut tcp).await?;
+    let accepted = client_hello::read(&mut tcp, pending()).await?;
     let (prepared, config) = match selector.select(&accepted.client_hello()) {
         Ok(selection) => (selection.index, selection.prepared.config.clone()),
         Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),

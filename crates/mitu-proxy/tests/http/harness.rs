@@ -108,7 +108,8 @@ impl Gateway {
         self.greet(alpn, TcpStream::connect(self.address).await.unwrap()).await
     }
 
-    async fn greet(&self, alpn: &[u8], tcp: TcpStream) -> Client {
+    /// The same, on a TCP connection that is there.
+    pub async fn greet(&self, alpn: &[u8], tcp: TcpStream) -> Client {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(certificate().0.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -25,6 +25,8 @@ reasons! {
     ClientClosed => "client_closed";
     ClientReset => "client_reset";
     Timeout => "timeout";
+    /// The listener drained, and the client had not begun.
+    Draining => "draining";
     /// A trusted peer's PROXY header is malformed.
     ProxyProtocol => "proxy_protocol";
     /// What came is no TLS, or out of place.
