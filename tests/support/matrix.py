@@ -20,10 +20,11 @@ WGET, GNUTLS = Wanted("wget", "wget"), Wanted("gnutls-cli", "gnutls-bin")
 JAVA = Wanted("java", "default-jdk-headless")
 
 
-# How clients put it that they cannot write any more.
+# How clients put it that they cannot write any more, or wait for an answer in vain.
 CUT_OFF = (
     *("Connection reset", "connection reset", "Broken pipe", "broken pipe", "ECONNRESET", "EPIPE"),
     *("net::ERR_SOCKET_NOT_CONNECTED", "net::ERR_CONNECTION_", "curl: (55)"),
+    *("java.io.IOException", "HttpTimeoutException: request timed out"),
 )
 
 

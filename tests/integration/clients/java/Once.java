@@ -23,7 +23,7 @@ public class Once {
             // A client of its own, so that nothing is remembered of the one before.
             HttpClient client = HttpClient.newBuilder().version(version).sslContext(trusting).build();
             HttpRequest request =
-                HttpRequest.newBuilder(URI.create(arguments[at])).timeout(Duration.ofSeconds(20)).build();
+                HttpRequest.newBuilder(URI.create(arguments[at])).timeout(Duration.ofSeconds(10)).build();
             try {
                 System.out.println("ok\t" + client.send(request, HttpResponse.BodyHandlers.ofString()).body());
             } catch (java.io.IOException error) {
