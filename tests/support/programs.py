@@ -50,6 +50,8 @@ WANTED = {
         Wanted("update-ca-certificates", "ca-certificates"),
         Wanted("systemd-analyze", "systemd"),
         Wanted("systemd-socket-activate", "systemd"),
+        Wanted("zsh", "zsh"),
+        Wanted("fish", "fish"),
         Wanted("nginx", "nginx-light"),
         Wanted("haproxy", "haproxy"),
         Wanted("go", get="install Go 1.24 or newer from https://go.dev/dl"),
