@@ -25,12 +25,14 @@ pub struct FlightStream {
     /// Written by TLS, not yet sent.
     held: Vec<u8>,
     holding: bool,
+    /// The peer has said that it sends no more.
+    peer_ended: bool,
 }
 
 impl FlightStream {
     /// Holds what is written until [`Self::release`].
     pub fn holding(tcp: TcpStream) -> Self {
-        Self { tcp, held: Vec::new(), holding: true }
+        Self { tcp, held: Vec::new(), holding: true, peer_ended: false }
     }
 
     /// What is held goes out with the next write, or before the peer is waited for.
@@ -125,7 +127,8 @@ impl AsyncWrite for FlightStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send_last(context))?;
-        Pin::new(&mut self.tcp).poll_shutdown(context)
+        // With both sides at their end the socket is closed next, which sends the FIN as well.
+        if self.peer_ended { Poll::Ready(Ok(())) } else { Pin::new(&mut self.tcp).poll_shutdown(context) }
     }
 }
 
@@ -156,8 +159,10 @@ impl AsyncRead for SecureStream {
         loop {
             let data = ready!(Pin::new(&mut *self.0).poll_fill_buf(context))?;
             let count = data.len().min(buffer.remaining());
+            let ended = data.is_empty();
             buffer.put_slice(&data[..count]);
             Pin::new(&mut *self.0).consume(count);
+            self.0.get_mut().0.peer_ended |= ended;
             if count == 0 || buffer.remaining() == 0 || self.tls().wants_read() {
                 return Poll::Ready(Ok(()));
             }

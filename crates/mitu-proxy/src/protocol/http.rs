@@ -10,7 +10,7 @@ pub mod upgrade;
 mod validate;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mitu_telemetry::http::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -40,15 +40,22 @@ pub enum Version {
 pub struct Downstream {
     pub connection: Arc<Connection>,
     pub version: Version,
-    pub claims: Claims,
+    claims: OnceLock<Claims>,
 }
 
 impl Downstream {
     fn new(connection: Arc<Connection>, version: Version) -> Arc<Self> {
-        let peer = connection.peer.ip();
-        let trusted = connection.listener.trusted_proxies.iter().any(|network| network.contains(&peer));
-        let claims = Claims::new(connection.peer, connection.identity.as_deref(), trusted);
-        Arc::new(Self { connection, version, claims })
+        Arc::new(Self { connection, version, claims: OnceLock::new() })
+    }
+
+    /// Made for the first request that an upstream gets.
+    fn claims(&self) -> &Claims {
+        self.claims.get_or_init(|| {
+            let connection = &self.connection;
+            let peer = connection.peer.ip();
+            let trusted = connection.listener.trusted_proxies.iter().any(|network| network.contains(&peer));
+            Claims::new(connection.peer, connection.identity.as_deref(), trusted)
+        })
     }
 
     /// Whether the access log wants a line for each request.

@@ -108,7 +108,7 @@ async fn answer(
     // Routes that ask who the client is are told by this gateway, not by the client.
     let claims_first = listener.router.asks_for_claims();
     if claims_first {
-        downstream.claims.apply(&mut request.headers);
+        downstream.claims().apply(&mut request.headers);
     }
     let path = normalise(request.uri.path()).map_err(|_| Reason::BadPath)?;
     let host = request.headers.get(header::HOST);
@@ -135,7 +135,7 @@ async fn answer(
             let target = target(&request.uri, path, route)?;
             let hop = strip_hop_by_hop(&mut request.headers);
             if !claims_first {
-                downstream.claims.apply(&mut request.headers);
+                downstream.claims().apply(&mut request.headers);
             }
             route.filters.apply_request(&mut request.headers);
             if let Some(host) = route.filters.host() {
