@@ -254,7 +254,7 @@ def test_mqtt_sessions_go_on_until_the_time_is_over(
 
 
 def test_a_silent_client_does_not_hold_it_up(gateway: Start, edge: Pair, slow: Slow) -> None:
-    running = gateway(routed(edge, slow, timeouts={"handshake": "1h"}))
+    running = gateway(routed(edge, slow, timeouts={"handshake": "5m"}))
     with socket.create_connection(running.address(), timeout=10) as silent:
         eventually(lambda: running.status()["connections"] == 1)
         running.program.signal(signal.SIGTERM)
