@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -151,6 +153,40 @@ def test_resumes_after_a_reload(
     code, text = gateway.reload(changed)
     assert code == 0, text
     assert "Reused, TLS" in client.again(gateway.address())
+
+
+def test_there_is_no_early_data(gateway: Gateway, authority: Authority, tmp_path: Path) -> None:
+    """No ticket invites it, and what a client sends all the same is not looked at: it might be a replay."""
+    client = Client(authority, tmp_path, "-tls1_3")
+    text = client.full(gateway.address())
+    assert set(re.findall(r"Max Early Data: (\d+)", text)) == {"0"}
+    client.session.write_text(with_early_data(client.session.read_text(), 16_384))
+    early = tmp_path / "early"
+    early.write_bytes(WHOAMI.replace(b"/whoami", b"/replayed"))
+    text = client.again(gateway.address(), "-early_data", early)
+    assert "Early data was rejected" in text, text
+    assert "Reused, TLS" in text
+    assert '"target": "/whoami"' in text
+    assert "/replayed" not in text
+
+
+def with_early_data(session: str, size: int) -> str:
+    """An OpenSSL session whose ticket allows so much early data: `max_early_data [15]` of its SSL_SESSION_ASN1."""
+    whole = base64.b64decode("".join(line for line in session.splitlines() if not line.startswith("-----")))
+    fields, at = [], 4  # SEQUENCE, and a length in three bytes.
+    assert whole[:2] == b"\x30\x82"
+    while at < len(whole):
+        length, begin = whole[at + 1], at + 2
+        if length & 0x80:
+            begin += length & 0x7F
+            length = int.from_bytes(whole[at + 2 : begin])
+        fields.append(whole[at : begin + length])
+        at = begin + length
+    # Plain fields come first, then the tagged ones (0xA0 and up) in order.
+    fields.append(b"\xaf\x04\x02\x02" + size.to_bytes(2))
+    content = b"".join(sorted(fields, key=lambda field: max(field[0], 0xA0)))
+    text = base64.encodebytes(b"\x30\x82" + len(content).to_bytes(2) + content).decode()
+    return f"-----BEGIN SSL SESSION PARAMETERS-----\n{text}-----END SSL SESSION PARAMETERS-----\n"
 
 
 def last_failure(gateway: Gateway, reason: str, count: float) -> dict[str, Any]:
