@@ -173,7 +173,8 @@ def test_there_is_no_early_data(gateway: Gateway, authority: Authority, tmp_path
 def with_early_data(session: str, size: int) -> str:
     """An OpenSSL session whose ticket allows so much early data: `max_early_data [15]` of its SSL_SESSION_ASN1."""
     whole = base64.b64decode("".join(line for line in session.splitlines() if not line.startswith("-----")))
-    fields, at = [], 4  # SEQUENCE, and a length in three bytes.
+    fields: list[bytes] = []
+    at = 4  # Behind SEQUENCE, and a length in three bytes.
     assert whole[:2] == b"\x30\x82"
     while at < len(whole):
         length, begin = whole[at + 1], at + 2
