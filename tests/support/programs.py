@@ -40,6 +40,9 @@ WANTED = {
     for one in (
         Wanted("curl", "curl"),
         Wanted("openssl", "openssl"),
+        Wanted("wget", "wget"),
+        Wanted("gnutls-cli", "gnutls-bin"),
+        Wanted("java", "default-jdk-headless"),
         Wanted("h2load", "nghttp2-client"),
         Wanted("wrk", "wrk"),
         Wanted("mosquitto", "mosquitto"),
@@ -49,7 +52,6 @@ WANTED = {
         Wanted("systemd-socket-activate", "systemd"),
         Wanted("update-ca-certificates", "ca-certificates"),
         Wanted("systemd-analyze", "systemd"),
-        Wanted("systemd-socket-activate", "systemd"),
         Wanted("zsh", "zsh"),
         Wanted("fish", "fish"),
         Wanted("nginx", "nginx-light"),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mitu_telemetry::tls::StageTimes;
-use mitu_tls::handshake::{self, Finished, HandshakeError};
+use mitu_tls::handshake::{self, Failed, Finished, HandshakeError};
 use mitu_tls::identity::ClientIdentity;
 use mitu_tls::stream::SecureStream;
 use mitu_tls::{client_hello, server_name};
@@ -46,9 +46,12 @@ pub async fn connection(intake: Intake) {
     let limit = Duration::from_millis(listener.timeouts.handshake_ms);
     let secured = Box::pin(timeout(limit, secure(tcp, &mut peer, address, &listener, &mut drain, &mut times))).await;
     times.total = accepted_at.elapsed();
-    let secured = match secured.unwrap_or(Err(HandshakeError::Timeout)) {
+    let secured = match secured.unwrap_or_else(|_| Err(HandshakeError::Timeout.into())) {
         Ok(secured) => secured,
-        Err(error) => return report_failure(&error, peer, &listener, times, &worker),
+        Err(failed) => {
+            report_failure(&failed.error, peer, &listener, times, &worker);
+            return Box::pin(failed.close()).await;
+        }
     };
     listener.handshake_metrics(secured.prepared, secured.version, secured.resumed).observe(&times);
 
@@ -100,7 +103,7 @@ async fn secure(
     listener: &Listener,
     drain: &mut Drain,
     times: &mut StageTimes,
-) -> Result<Secured, HandshakeError> {
+) -> Result<Secured, Failed> {
     // The listener's own address is the connection's, unless it stands for all of the machine's.
     let mut local = canonical(if address.ip().is_unspecified() { tcp.local_addr()? } else { address });
     *peer = canonical(*peer);
@@ -156,7 +159,7 @@ async fn secure(
     let identity = leaf.map(|leaf| Arc::new(ClientIdentity::from_verified(leaf)));
     // A ticket carries the identity past the certificate check, and each session that resumes gets new tickets.
     if resumed && identity.as_ref().is_some_and(|identity| identity.is_expired(SystemTime::now())) {
-        return Err(HandshakeError::Tls(CertificateError::Expired.into()));
+        return Err(HandshakeError::Tls(CertificateError::Expired.into()).into());
     }
     Ok(Secured { stream, prepared, protocol, local, version, cipher, resumed, server_name, identity })
 }

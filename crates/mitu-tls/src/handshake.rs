@@ -10,13 +10,18 @@ use std::time::{Duration, Instant};
 
 use rustls::server::Accepted;
 use rustls::{AlertDescription, ProtocolVersion, ServerConfig};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::server::StartHandshake;
 
 pub use reason::Reason;
 
 use crate::stream::{FlightStream, SecureStream};
+
+/// How long, and how much of, what a client sends is read after an alert.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 64 * 1024;
 
 /// Why a handshake did not finish.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +85,33 @@ impl HandshakeError {
     }
 }
 
+/// A handshake that did not finish.
+#[derive(Debug)]
+pub struct Failed {
+    pub error: HandshakeError,
+    /// The connection, where the client has been sent an alert.
+    told: Option<TcpStream>,
+}
+
+impl<E: Into<HandshakeError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), told: None }
+    }
+}
+
+impl Failed {
+    /// Ends the connection. A socket that is closed with bytes unread is reset, and the reset overtakes the alert: what
+    /// the client has sent meanwhile is read first.
+    pub async fn close(self) {
+        // Whether the client still listens changes nothing.
+        if let Some(mut tcp) = self.told
+            && tcp.shutdown().await.is_ok()
+        {
+            let _ = timeout(LINGER, copy(&mut tcp.take(LINGER_BYTES), &mut sink())).await;
+        }
+    }
+}
+
 /// A finished handshake.
 #[derive(Debug)]
 pub struct Finished {
@@ -91,7 +123,7 @@ pub struct Finished {
 }
 
 /// Runs the handshake to its end. The caller bounds the time.
-pub async fn run(tcp: TcpStream, accepted: Accepted, config: Arc<ServerConfig>) -> Result<Finished, HandshakeError> {
+pub async fn run(tcp: TcpStream, accepted: Accepted, config: Arc<ServerConfig>) -> Result<Finished, Failed> {
     let begun = Instant::now();
     let mut crypto = Duration::ZERO;
     let start = StartHandshake::from_parts(accepted, FlightStream::holding(tcp));
@@ -106,9 +138,9 @@ pub async fn run(tcp: TcpStream, accepted: Accepted, config: Arc<ServerConfig>) 
     let stream = match stream {
         Ok(stream) => stream,
         Err((error, mut tcp)) => {
-            // The alert that says why. Whether the client still listens changes nothing.
-            let _ = poll_fn(|context| tcp.poll_send(context)).await;
-            return Err(error.into());
+            // The alert that says why.
+            let told = poll_fn(|context| tcp.poll_send(context)).await.is_ok();
+            return Err(Failed { error: error.into(), told: told.then(|| tcp.into_tcp()) });
         }
     };
     let mut stream = SecureStream::new(stream);
@@ -120,13 +152,11 @@ pub async fn run(tcp: TcpStream, accepted: Accepted, config: Arc<ServerConfig>) 
     Ok(Finished { stream, crypto, client_flight: begun.elapsed().saturating_sub(crypto) })
 }
 
-/// Ends a connection whose ClientHello cannot be served: a fatal alert in the clear (RFC 8446 §6), as no keys exist.
-pub async fn refuse(mut tcp: TcpStream, alert: AlertDescription) -> HandshakeError {
+/// Answers a ClientHello that cannot be served: a fatal alert in the clear (RFC 8446 §6), as no keys exist.
+pub async fn refuse(mut tcp: TcpStream, alert: AlertDescription) -> Failed {
     const ALERT: u8 = 21;
     const FATAL: u8 = 2;
     let record = [ALERT, 3, 3, 0, 2, FATAL, u8::from(alert)];
-    // Whether the client still listens changes nothing: the connection ends here.
-    let _ = tcp.write_all(&record).await;
-    let _ = tcp.shutdown().await;
-    HandshakeError::Refused(alert)
+    let told = tcp.write_all(&record).await.is_ok();
+    Failed { error: HandshakeError::Refused(alert), told: told.then_some(tcp) }
 }

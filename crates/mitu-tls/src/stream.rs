@@ -40,6 +40,10 @@ impl FlightStream {
         self.holding = false;
     }
 
+    pub fn into_tcp(self) -> TcpStream {
+        self.tcp
+    }
+
     /// Sends what is held.
     pub fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.held.is_empty() {

@@ -10,7 +10,7 @@ use mitu_tls::certificate::load_all;
 use mitu_tls::client_hello;
 use mitu_tls::config::{CertificateConfig, ClientAuthConfig, Provider, SiteConfig, TlsPolicy, Version};
 use mitu_tls::error::Secrets;
-use mitu_tls::handshake::{self, HandshakeError};
+use mitu_tls::handshake::{self, Failed};
 use mitu_tls::identity::ClientIdentity;
 use mitu_tls::policy::base_provider;
 use mitu_tls::select::{Selector, SelectorConfig};
@@ -50,7 +50,7 @@ async fn serve(selector: Selector) -> (std::net::SocketAddr, Outcomes) {
             let (tcp, _) = listener.accept().await.unwrap();
             let (selector, told) = (selector.clone(), told.clone());
             tokio::spawn(async move {
-                let outcome = accept(tcp, &selector).await.map_err(|error| error.reason().as_str());
+                let outcome = accept(tcp, &selector).await.map_err(|failed| failed.error.reason().as_str());
                 told.lock().unwrap().push(outcome);
             });
         }
@@ -58,7 +58,7 @@ async fn serve(selector: Selector) -> (std::net::SocketAddr, Outcomes) {
     (address, outcomes)
 }
 
-async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, HandshakeError> {
+async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Failed> {
     let accepted = client_hello::read(&mut tcp, pending()).await?;
     let (prepared, config) = match selector.select(&accepted.client_hello()) {
         Ok(selection) => (selection.index, selection.prepared.config.clone()),
