@@ -37,6 +37,7 @@ class Supervisor:
         self._ending: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished_well = True
+        self._warned: frozenset[str] = frozenset()
 
     async def run(self) -> bool:
         """Serve until the end; whether every connection could finish. A MituError says why it cannot begin."""
@@ -135,8 +136,12 @@ class Supervisor:
         self._notifier.ready(self._summary())
 
     def _warn(self) -> None:
-        for warning in self._gateway.live.compiled.warnings:
-            log.warning("%s", warning)
+        """What the configuration before this one did not give reason to say."""
+        warnings = [str(one) for one in self._gateway.live.compiled.warnings]
+        for warning in warnings:
+            if warning not in self._warned:
+                log.warning("%s", warning)
+        self._warned = frozenset(warnings)
 
     def _summary(self) -> str:
         addresses = ", ".join(f"{name} on {address}" for name, address in self._gateway.addresses.items())

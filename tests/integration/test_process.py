@@ -208,7 +208,10 @@ class TestFewFiles:
         (told,) = running.status()["config"]["warnings"]
         assert f"'edge' may have {self.ALLOWED} connections at once, not 5000" in told
         assert f"this process may have {self.LIMIT} files open" in told
-        assert running.program.log.count("W011") == 1
+        settings["listeners"][0]["timeouts"] = {"idle": "9s"}
+        running.apply(settings)
+        assert len(running.status()["config"]["warnings"]) == 1
+        assert running.program.log.count("W011") == 1, "told again"
         settings["listeners"][0]["limits"]["connections"] = self.ALLOWED
         running.apply(settings)
         assert running.status()["config"]["warnings"] == []
