@@ -185,7 +185,8 @@ def with_early_data(session: str, size: int) -> str:
         at = begin + length
     # Plain fields come first, then the tagged ones (0xA0 and up) in order.
     fields.append(b"\xaf\x04\x02\x02" + size.to_bytes(2))
-    content = b"".join(sorted(fields, key=lambda field: max(field[0], 0xA0)))
+    fields.sort(key=lambda field: max(field[0], 0xA0))
+    content = b"".join(fields)
     text = base64.encodebytes(b"\x30\x82" + len(content).to_bytes(2) + content).decode()
     return f"-----BEGIN SSL SESSION PARAMETERS-----\n{text}-----END SSL SESSION PARAMETERS-----\n"
 
