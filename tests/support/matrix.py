@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import fill
 
 from support import real_clients as clients
 from support.programs import WANTED, Wanted
@@ -391,8 +392,12 @@ def _summary() -> Iterator[str]:
 
 def _situations() -> Iterator[str]:
     for situation in SITUATIONS:
-        yield f"\n## {situation.title[0].upper()}{situation.title[1:]}\n\n{situation.why}\n"
+        yield f"\n## {situation.title[0].upper()}{situation.title[1:]}\n\n{_wrapped(situation.why)}\n"
         yield from _outcomes((row.name, row.cell(situation)) for row in ROWS)
+
+
+def _wrapped(text: str) -> str:
+    return fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _offers() -> Iterator[str]:

@@ -10,12 +10,13 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::files;
 use crate::gateway::{self, Intake};
 use crate::listener::LiveListener;
 use crate::socket::stop_new_connections;
 use crate::worker::Worker;
 
-/// How long to leave the kernel alone when it is out of descriptors or memory.
+/// How long to leave the kernel alone when there are no descriptors left, or no memory.
 const EXHAUSTED: Duration = Duration::from_millis(20);
 
 /// How long connections that had begun when the drain began may take to be ready for accepting.
@@ -63,7 +64,7 @@ async fn empty(socket: TcpListener, live: &Arc<LiveListener>, worker: &Arc<Worke
 async fn intake(accepted: io::Result<(TcpStream, SocketAddr)>, live: &Arc<LiveListener>, worker: &Arc<Worker>) {
     let accepted_at = std::time::Instant::now();
     let listener = live.current.load_full();
-    match accepted {
+    match accepted.and_then(|(tcp, peer)| Ok((files::admit(tcp)?, peer))) {
         Ok((tcp, peer)) => {
             listener.metrics.accepted.inc();
             // Over the limit: closed at once, and counted.

@@ -20,6 +20,8 @@ pub type Secrets = HashMap<String, Vec<u8>>;
 pub struct RuntimeConfig {
     pub workers: usize,
     pub scheduler: Scheduler,
+    /// The first file descriptor that no client and no upstream may have; none: all that there are.
+    pub kept_files: Option<i32>,
     pub access_log: Option<AccessLogConfig>,
     pub certificates: Vec<CertificateConfig>,
     pub listeners: Vec<ListenerConfig>,

@@ -5,6 +5,7 @@ pub mod config;
 pub mod connection;
 pub mod dispatch;
 pub mod drain;
+pub mod files;
 pub mod filter;
 pub mod gateway;
 pub mod listener;

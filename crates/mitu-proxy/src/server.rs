@@ -22,6 +22,7 @@ use crate::accept;
 use crate::config::{AccessLogConfig, ListenerConfig, RuntimeConfig, Secrets};
 use crate::connection::Connection;
 use crate::drain::LINGER;
+use crate::files;
 use crate::listener::{Listener, ListenerError, LiveListener, Parts};
 use crate::socket;
 use crate::upstream::{self, Upstreams};
@@ -172,6 +173,7 @@ impl Server {
         let config: RuntimeConfig = serde_json::from_str(config)?;
         let telemetry = Telemetry::new()?;
         let built = Built::new(&config, secrets, &telemetry, None)?;
+        files::keep(config.kept_files);
         let mut bound = Vec::with_capacity(built.listeners.len());
         for ((_, listener), wanted) in built.listeners.iter().zip(&config.listeners) {
             let handed = inherited.remove(&listener.name).filter(|sockets| !sockets.is_empty());
@@ -228,6 +230,7 @@ impl Server {
         bound.iter().try_for_each(Bound::listen)?;
 
         // Nothing below fails.
+        files::keep(config.kept_files);
         if let Some(log) = new_log {
             self.telemetry.access_log.store(log.map(Arc::new));
             state.access_log = config.access_log;

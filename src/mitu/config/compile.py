@@ -13,7 +13,7 @@ from typing import Any
 
 from mitu.config.certificates import Inspector, Pair, covered
 from mitu.config.compile_routes import compile_routes
-from mitu.config.connection_limits import connection_limits
+from mitu.config.connection_limits import connection_limits, kept_files
 from mitu.config.diagnostic import Diagnostic, Loc, Report
 from mitu.config.listeners import Listener, Protocol
 from mitu.config.model import Config
@@ -105,6 +105,7 @@ class Compiler:
         return {
             "workers": workers,
             "scheduler": config.runtime.scheduler,
+            "kept_files": kept_files(self.open_files, workers, len(listeners)),
             "access_log": self._access_log(),
             "certificates": list(self.certificates.values()),
             "listeners": listeners,
@@ -134,7 +135,7 @@ class Compiler:
     def _listener(self, listener: Listener, loc: Loc, connections: int) -> dict[str, Any]:
         sites = self._sites(listener, loc)
         limits, timeouts = listener.limits, listener.timeouts
-        if connections < limits.connections:
+        if connections < limits.connections and "connections" in limits.model_fields_set:
             message = (
                 f"'{listener.name}' may have {connections} connections at once, not {limits.connections}:"
                 f" this process may have {self.open_files} files open"

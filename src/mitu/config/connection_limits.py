@@ -13,6 +13,9 @@ _KEPT_SHARE = 20
 _PER_WORKER = 3
 """Files of a worker's event loop."""
 
+_OPERATING = 32
+"""For a reload, beside its new sockets, and for those who ask the admin socket."""
+
 
 def connection_limits(asked: Sequence[int], files: int | None, workers: int) -> list[int]:
     """What each listener gets when it asks for `asked` connections and the process may have `files` open (None: any
@@ -25,6 +28,11 @@ def connection_limits(asked: Sequence[int], files: int | None, workers: int) -> 
         return list(asked)
     own = workers * (_PER_WORKER + len(asked))
     return share(asked, max(_LEAST, files - max(_KEPT, files // _KEPT_SHARE) - own))
+
+
+def kept_files(files: int | None, workers: int, listeners: int) -> int | None:
+    """The first file descriptor that neither clients nor upstreams get, of `files`; None: there is no limit."""
+    return None if files is None else files - min(_OPERATING + workers * listeners, files // 4)
 
 
 def share(asked: Sequence[int], total: int) -> list[int]:

@@ -49,7 +49,7 @@ class Limits(Model):
     connections: Annotated[int, IntRange(1, 10_000_000)] = Field(
         default=100_000,
         description="Connections open at once; further ones are closed on accept and counted. Fewer where the process"
-        " may not have as many files open.",
+        " may not have as many files open, which is said where this is set.",
     )
     backlog: Annotated[int, IntRange(1, 65_535)] = Field(
         default=4096, description="Connections the kernel keeps waiting for accept, on each worker's socket."

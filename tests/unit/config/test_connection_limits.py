@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mitu.config.connection_limits import connection_limits, share
+from mitu.config.connection_limits import connection_limits, kept_files, share
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,11 @@ def test_share(asked: list[int], total: int, given: list[int]) -> None:
 )
 def test_some_files_are_kept(asked: list[int], files: int | None, workers: int, allowed: list[int]) -> None:
     assert connection_limits(asked, files, workers) == allowed
+
+
+@pytest.mark.parametrize(
+    ("files", "workers", "listeners", "first"),
+    [(None, 1, 1, None), (20_000, 2, 3, 20_000 - 38), (1024, 1, 1, 1024 - 33), (70, 1, 1, 70 - 17)],
+)
+def test_the_last_files_are_kept(files: int | None, workers: int, listeners: int, first: int | None) -> None:
+    assert kept_files(files, workers, listeners) == first

@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::UpstreamError;
+use crate::files;
 
 /// Where an endpoint listens.
 #[derive(Debug, PartialEq, Eq)]
@@ -123,8 +124,11 @@ impl Connector {
 
 async fn open(target: &Target) -> Result<Plain, UpstreamError> {
     let stream = match target {
-        Target::Unix(path) => return UnixStream::connect(path).await.map(Plain::Unix).map_err(refused),
-        Target::Socket(address) => TcpStream::connect(address).await.map_err(refused)?,
+        Target::Unix(path) => {
+            let stream = UnixStream::connect(path).await.and_then(files::admit).map_err(refused)?;
+            return Ok(Plain::Unix(stream));
+        }
+        Target::Socket(address) => TcpStream::connect(address).await,
         Target::Name { host, port } => {
             let addresses: Vec<_> = lookup_host((host.as_str(), *port))
                 .await
@@ -133,9 +137,10 @@ async fn open(target: &Target) -> Result<Plain, UpstreamError> {
             if addresses.is_empty() {
                 return Err(UpstreamError::new(Reason::ResolveFailed));
             }
-            TcpStream::connect(addresses.as_slice()).await.map_err(refused)?
+            TcpStream::connect(addresses.as_slice()).await
         }
     };
+    let stream = stream.and_then(files::admit).map_err(refused)?;
     stream.set_nodelay(true).map_err(|error| UpstreamError::because(Reason::ConnectFailed, error))?;
     Ok(Plain::Tcp(stream))
 }

@@ -70,7 +70,7 @@ pub fn config(routes: Value, upstreams: Value) -> Value {
     let tls = json!({"provider": "aws-lc", "min_version": "1.2", "max_version": "1.3", "cipher_suites": [], "groups": [],
                      "client_auth": {"mode": "none"}, "tickets": 1});
     json!({
-        "workers": 1, "scheduler": "per_core", "access_log": null,
+        "workers": 1, "scheduler": "per_core", "kept_files": null, "access_log": null,
         "certificates": [{"id": "edge", "chain": "edge.crt", "key": "edge.key"}],
         "upstreams": upstreams,
         "listeners": [{
