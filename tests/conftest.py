@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 
 import pytest
@@ -12,6 +13,8 @@ _waiting: Counter[str] = Counter()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Where the tests run in the background it is ignored, and so by all programs that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "needs(program): skipped, with how to get it, where the program is missing")
 
 

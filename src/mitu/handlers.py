@@ -31,6 +31,8 @@ log = logging.getLogger("mitu.handlers")
 Handler = Callable[..., Awaitable[None]]
 
 _BACKLOG = 1024
+_CLEANING_UP = 2.0
+"""Seconds that a handler which is cancelled may take to end."""
 
 
 @dataclass(slots=True)
@@ -79,11 +81,15 @@ class HandlerServers:
         return self._served[name]
 
     async def close(self) -> None:
-        """Stop all of them and end what is open."""
+        """Stop all of them and cancel what is open, which has a moment for its own cleaning up."""
+        ending: set[asyncio.Task[None]] = set()
         for served in self._served.values():
             served.server.close()
-            for task in list(served.open):
-                task.cancel()
+            ending |= served.open
+        for task in ending:
+            task.cancel()
+        if ending:
+            await asyncio.wait(ending, timeout=_CLEANING_UP)
         self._served.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

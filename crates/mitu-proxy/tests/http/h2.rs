@@ -213,6 +213,25 @@ async fn bodies_over_the_limit_are_refused() {
     assert_eq!(client.send_request(get("/")).await.unwrap().status(), 200, "the connection goes on");
 }
 
+/// curl gives up on a response whose stream is reset while it is still sending.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_comes_early_resets_nothing() {
+    let mut config = config(to_app(), app(&[]));
+    config["listeners"][0]["limits"]["request_body_bytes"] = json!(10);
+    let gateway = Gateway::start_with(&config);
+    let mut client = gateway.h2().await;
+    let (feed, body) = fed();
+    let request = Request::post("https://a.example/").header("content-length", "20").body(body).unwrap();
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 413);
+    assert!(response.into_body().collect().await.is_ok());
+    for _ in 0..2 {
+        // A client whose stream has been reset drops what it is to send.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        feed.send(Frame::data(Bytes::from("ten bytes."))).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn draining_finishes_what_has_begun() {
     let upstream = backend(|mut stream, _| async move {

@@ -1,10 +1,12 @@
 //! Bodies in both directions: streamed piece by piece, counted and limited on the way.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -12,6 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mitu_telemetry::http::Reason;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::account::Account;
 use super::h1::decode::DecodeError;
@@ -19,6 +23,11 @@ use super::h2::Stream;
 use super::upgrade::Upgrade;
 use crate::filter::headers::allowed_in_trailers;
 use crate::upstream::UpstreamBody;
+
+/// How long, and how much of, an unwanted request body is read before its connection or its stream is closed: a client
+/// that is still sending would otherwise meet a reset before it has read the response.
+pub const LINGER: Duration = Duration::from_secs(2);
+pub const LINGER_BYTES: usize = 1024 * 1024;
 
 /// A body that could not be read to its end.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +125,15 @@ enum Source {
     H2(Incoming),
 }
 
+async fn skip(mut body: Incoming) {
+    let mut skipped = 0;
+    while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+        && skipped < LINGER_BYTES
+    {
+        skipped += frame.data_ref().map_or(0, Bytes::len);
+    }
+}
+
 impl std::fmt::Debug for RequestBody {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("RequestBody").field("length", &self.length).finish_non_exhaustive()
@@ -176,6 +194,17 @@ impl RequestBody {
         }
     }
 
+    /// Gives the body up. On h2, what nobody reads is still taken for a while: a response may come before the request
+    /// has ended, and a client whose stream is reset while it sends (curl is one) never looks at the response.
+    fn give_up(&mut self) {
+        if let Source::H2(incoming) = std::mem::replace(&mut self.source, Source::Empty)
+            && !incoming.is_end_stream()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(timeout(LINGER, skip(incoming)));
+        }
+    }
+
     fn admit(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
         if let Some(data) = frame.data_ref() {
             let length = data.len() as u64;
@@ -186,6 +215,12 @@ impl RequestBody {
             return Ok(frame);
         }
         Ok(without_refused_trailers(frame))
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 
@@ -204,7 +239,7 @@ impl Body for RequestBody {
             && let Some(progress) = &this.progress
             && progress.is_over(context)
         {
-            this.source = Source::Empty;
+            this.give_up();
             return Poll::Ready(Some(Err(BodyError::Over)));
         }
         let frame = match ready!(polled) {

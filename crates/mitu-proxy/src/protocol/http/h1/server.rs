@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::super::account::Account;
-use super::super::body::{BodyError, RequestBody, RequestSource, ResponseBody};
+use super::super::body::{BodyError, LINGER, LINGER_BYTES, RequestBody, RequestSource, ResponseBody};
 use super::super::exchange::{Incoming, exchange, refuse};
 use super::super::timer::LazyTimer;
 use super::super::upgrade::{self, Rewound};
@@ -28,11 +28,6 @@ use super::transport::{HEAD_READ, Transport};
 use crate::config::{Limits, Timeouts};
 use crate::drain;
 use crate::respond::{self, Audience};
-
-/// How long, and how much of, an unwanted request body is read before its connection is closed: a client that is still
-/// sending would otherwise meet a reset before it has read the response.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 1024 * 1024;
 
 pub async fn serve<S>(stream: S, downstream: Arc<Downstream>) -> Result<(), DownstreamError>
 where
