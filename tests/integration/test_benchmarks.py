@@ -38,7 +38,8 @@ def available(harness: ModuleType) -> list[str]:
     return found[:2]
 
 
-def measure(name: str, servers: list[str], *arguments: str) -> dict[str, Any]:
+def measure(name: str, servers: list[str], *arguments: str, least: float = 0.0) -> dict[str, Any]:
+    """The document that a quick run prints. `least`: what no figure is below."""
     only = ["--only", ",".join(servers), "--rounds", "1", "--seconds", "0.3"]
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", *only, *arguments],
@@ -57,7 +58,7 @@ def measure(name: str, servers: list[str], *arguments: str) -> dict[str, Any]:
         assert sheet["figure"] in sheet["columns"]
         for server, row in sheet["rows"].items():
             assert row.keys() <= sheet["columns"].keys(), server
-            assert all(len(series["rounds"]) >= 1 and series["median"] >= 0 for series in row.values()), server
+            assert all(len(series["rounds"]) >= 1 and series["median"] >= least for series in row.values()), server
         if "mitu" in sheet["rows"]:
             assert "mitu" not in sheet["ratios"]["to"]
     return document
@@ -99,7 +100,8 @@ def test_storm(available: list[str]) -> None:
 
 
 def test_idle_memory(available: list[str]) -> None:
-    found = sheets(measure("idle_memory", available, "--connections", "100"))
+    # The kernel's part is that of the whole machine, where others give memory back meanwhile.
+    found = sheets(measure("idle_memory", available, "--connections", "100", least=-100.0))
     assert {"http/1.1", "h2"} <= found.keys()
     for name in ("http/1.1", "h2"):
         for server in available:

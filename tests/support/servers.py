@@ -111,6 +111,11 @@ class Server:
 
         async def stop() -> None:
             if self._server is not None:
+                # Whom it is just accepting has to be with it first: asyncio leaks a connection to a closed server.
+                for listening in self._server.sockets:
+                    self._loop.loop.remove_reader(listening.fileno())
+                for _ in range(3):
+                    await asyncio.sleep(0)
                 self._server.close()
                 self._server = None
             for writer in list(self._open):
