@@ -19,7 +19,7 @@ import mitu
 from mitu.cli import COMMANDS, app
 from mitu.config.catalogue import catalogue
 from mitu.config.listeners import Limits, ProxyProtocol, Timeouts
-from mitu.config.model import Admin, Config, Logging, Runtime
+from mitu.config.model import Admin, Config, Logging, Runtime, Tickets
 from mitu.config.tls import ListenerTls, UpstreamTls
 from mitu.config.upstreams import UpstreamTimeouts
 from mitu.handlers import load
@@ -82,7 +82,8 @@ def provide(data: Any, folder: Path, authority: Authority) -> None:
     for key in ("ca", "client_ca", "file"):
         if isinstance(data.get(key), str):
             path = folder / data[key]
-            path.write_bytes(authority.certificate.read_bytes() if key != "file" else b"0123456789abcdef\n")
+            path.write_bytes(authority.certificate.read_bytes() if key != "file" else b"0123456789abcdef" * 4)
+            path.chmod(0o600)
     for one in data.values():
         provide(one, folder, authority)
 
@@ -226,6 +227,7 @@ def test_reasons_are_explained() -> None:
 
 ROOTS: dict[str, tuple[type[BaseModel], ...]] = {
     "runtime": (Runtime,),
+    "tickets": (Tickets,),
     "admin": (Admin,),
     "logging": (Logging,),
     "limits": (Limits,),

@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use mitu_tls::config::{CertificateConfig, ClientAuthConfig, SiteConfig, TlsPolicy, UpstreamTlsConfig};
+pub use mitu_tls::config::{
+    CertificateConfig, ClientAuthConfig, SiteConfig, TicketsConfig, TlsPolicy, UpstreamTlsConfig,
+};
 
 /// PEM documents by the identifier that the configuration refers to them with.
 pub type Secrets = HashMap<String, Vec<u8>>;
@@ -23,6 +25,7 @@ pub struct RuntimeConfig {
     /// The first file descriptor that no client and no upstream may have; none: all that there are.
     pub kept_files: Option<i32>,
     pub access_log: Option<AccessLogConfig>,
+    pub tickets: TicketsConfig,
     pub certificates: Vec<CertificateConfig>,
     pub listeners: Vec<ListenerConfig>,
     pub upstreams: Vec<UpstreamConfig>,

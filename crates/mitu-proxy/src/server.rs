@@ -147,7 +147,7 @@ impl Built {
             previous_tickets: previous.map(|built| &built.ticketers),
             telemetry,
         };
-        let mut ticketers = Ticketers::default();
+        let mut ticketers = Ticketers::new(&config.tickets, secrets)?;
         let build = |config: &ListenerConfig| {
             let listener = Listener::build(config, &parts, &mut ticketers)
                 .map_err(|source| ServerError::Listener { name: config.name.clone(), source })?;

@@ -1,5 +1,7 @@
 //! The TLS part of the runtime configuration (`mitu-proxy/src/config.rs` holds the rest).
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Serialize};
 
 /// One chain with its key, both named by their identifiers among the secrets.
@@ -65,6 +67,19 @@ pub enum ClientAuthConfig {
     Required {
         ca: String,
     },
+}
+
+/// How session tickets are sealed, on every listener alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TicketsConfig {
+    /// Identifiers of the secrets that keys are derived from: the first seals, all of them open. Empty: random keys,
+    /// which live in the process.
+    pub secrets: Vec<String>,
+    /// How long one key seals.
+    pub rotation_ms: NonZeroU64,
+    /// How long a ticket is good.
+    pub lifetime_ms: u64,
 }
 
 /// TLS towards an upstream.

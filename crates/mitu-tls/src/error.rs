@@ -25,6 +25,8 @@ pub enum TlsConfigError {
     UnknownGroup(String),
     #[error("protocol '{alpn}': {reason}")]
     Policy { alpn: String, reason: String },
+    #[error("ticket secret '{id}' is shorter than {min} bytes")]
+    TicketSecret { id: String, min: usize },
     #[error("more than {max} protocols on one listener: {found}")]
     TooManyProtocols { found: usize, max: usize },
     #[error("'{0}' is not an ALPN protocol name of 1 to 255 bytes, or is listed twice")]

@@ -94,7 +94,7 @@ impl Selector {
                     None
                 } else {
                     let scope = TicketScope::new(config.listener, &site.names, alpn, policy, secrets)?;
-                    Some(ticketers.get(scope, previous)?)
+                    Some(ticketers.get(scope, previous))
                 };
                 for certificate in &chosen {
                     prepared.push(Prepared {

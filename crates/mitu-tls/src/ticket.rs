@@ -1,110 +1,156 @@
-//! Session tickets: one ticketer for each prepared configuration, kept through reloads.
+//! Session tickets that are stateless: what a session needs is sealed, and the client keeps it.
 //!
-//! A ticket carries the client's verified identity past the certificate check, so it must never be accepted where
-//! other rules hold. Each (listener, server names, protocol, policy, client CA) therefore has keys of its own, and a
-//! reload keeps the keys of those that it leaves unchanged.
+//! Keys are derived from a secret, what the ticket is bound to, and the time, so that every node with the secret
+//! resumes every node's sessions, and nothing is sent around when keys change (docs/adr/0009). Without a secret they
+//! are random, live in the process, and are kept through reloads.
+//!
+//! ```text
+//! ticket = version (1) | epoch (8) | nonce (12) | AES-256-GCM-SIV(session | issued (8)) | tag (16)
+//! ```
+//!
+//! When a ticket was issued is sealed with the session: in the clear it would tell an onlooker which connection it came
+//! from. rustls compares it with nothing, so that is done here.
+
+mod keys;
+mod scope;
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest;
-use rustls::crypto::aws_lc_rs::Ticketer;
+use aws_lc_rs::aead::{Aad, MAX_TAG_LEN, NONCE_LEN, Nonce};
+use aws_lc_rs::rand;
 use rustls::server::ProducesTickets;
 
-use crate::config::{ClientAuthConfig, TlsPolicy};
-use crate::error::{Secrets, TlsConfigError, secret};
+pub use scope::TicketScope;
 
-/// What a ticket is bound to, digested.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct TicketScope([u8; 32]);
+use crate::config::TicketsConfig;
+use crate::error::{Secrets, TlsConfigError};
+use keys::{ScopeKeys, Settings};
 
-impl TicketScope {
-    pub fn new(
-        listener: &str,
-        names: &[String],
-        alpn: &str,
-        policy: &TlsPolicy,
-        secrets: &Secrets,
-    ) -> Result<Self, TlsConfigError> {
-        let client_ca = match &policy.client_auth {
-            ClientAuthConfig::None => &[][..],
-            ClientAuthConfig::Optional { ca } | ClientAuthConfig::Required { ca } => secret(secrets, ca)?,
-        };
-        let mut context = digest::Context::new(&digest::SHA256);
-        let described = format!("{listener:?}{names:?}{alpn:?}{policy:?}");
-        for part in [described.as_bytes(), client_ca] {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
-        }
-        let mut scope = [0; 32];
-        scope.copy_from_slice(context.finish().as_ref());
-        Ok(Self(scope))
+/// Of the ticket, and of the session in it, whose encoding is that of rustls 0.23. Keys depend on it as well.
+const VERSION: u8 = 1;
+const EPOCH_LEN: usize = 8;
+const ISSUED_LEN: usize = 8;
+const HEADER_LEN: usize = 1 + EPOCH_LEN;
+const OVERHEAD: usize = HEADER_LEN + NONCE_LEN + ISSUED_LEN + MAX_TAG_LEN;
+
+/// A larger ticket is neither made nor looked at. What is large in a session is the client's certificate chain.
+const MAX_LEN: usize = 16 * 1024;
+
+/// How far in the future, by this node's clock, another node may have issued a ticket.
+const MAX_SKEW_MS: u64 = 60_000;
+
+/// The ticketers of a configuration, by scope.
+#[derive(Debug)]
+pub struct Ticketers {
+    settings: Arc<Settings>,
+    by_scope: HashMap<TicketScope, Arc<Ticketer>>,
+}
+
+impl Ticketers {
+    pub fn new(config: &TicketsConfig, secrets: &Secrets) -> Result<Self, TlsConfigError> {
+        Ok(Self { settings: Arc::new(Settings::new(config, secrets)?), by_scope: HashMap::new() })
+    }
+
+    /// The ticketer of `scope`: the one that `previous` had under the same settings, or a new one.
+    pub fn get(&mut self, scope: TicketScope, previous: Option<&Self>) -> Arc<dyn ProducesTickets> {
+        let settings = &self.settings;
+        let kept = || previous.filter(|previous| previous.settings == *settings)?.by_scope.get(&scope).cloned();
+        let known = self.by_scope.get(&scope).cloned().or_else(kept);
+        let ticketer = known.unwrap_or_else(|| Arc::new(Ticketer { keys: ScopeKeys::new(settings.clone(), &scope) }));
+        self.by_scope.insert(scope, ticketer.clone());
+        ticketer
     }
 }
 
-/// The ticketers of a configuration, by scope.
-#[derive(Debug, Default)]
-pub struct Ticketers(HashMap<TicketScope, Arc<dyn ProducesTickets>>);
+/// Seals and opens the tickets of one scope.
+struct Ticketer {
+    keys: ScopeKeys,
+}
 
-impl Ticketers {
-    /// The ticketer of `scope`: the one that `previous` had, or a new one.
-    pub fn get(
-        &mut self,
-        scope: TicketScope,
-        previous: Option<&Self>,
-    ) -> Result<Arc<dyn ProducesTickets>, TlsConfigError> {
-        match self.0.entry(scope) {
-            Entry::Occupied(known) => Ok(known.get().clone()),
-            Entry::Vacant(place) => {
-                let kept = previous.and_then(|previous| previous.0.get(place.key())).cloned();
-                let ticketer = kept.map_or_else(Ticketer::new, Ok)?;
-                Ok(place.insert(ticketer).clone())
-            }
-        }
+impl fmt::Debug for Ticketer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Ticketer").finish_non_exhaustive()
     }
+}
+
+impl ProducesTickets for Ticketer {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    /// What the client is told, in seconds.
+    fn lifetime(&self) -> u32 {
+        u32::try_from(self.keys.settings().lifetime_ms / 1000).unwrap_or(u32::MAX)
+    }
+
+    fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
+        self.seal(session, now())
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.open(ticket, now())
+    }
+}
+
+impl Ticketer {
+    /// `now`, and every other time here: milliseconds since 1970.
+    fn seal(&self, session: &[u8], now: u64) -> Option<Vec<u8>> {
+        if session.len() > MAX_LEN - OVERHEAD {
+            return None;
+        }
+        let epoch = self.keys.settings().epoch(now);
+        let window = self.keys.at(now)?;
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).ok()?;
+        let mut ticket = Vec::with_capacity(OVERHEAD + session.len());
+        ticket.push(VERSION);
+        ticket.extend_from_slice(&epoch.to_be_bytes());
+        ticket.extend_from_slice(&nonce);
+        ticket.extend_from_slice(session);
+        ticket.extend_from_slice(&now.to_be_bytes());
+        let (clear, sealed) = ticket.split_at_mut(HEADER_LEN + NONCE_LEN);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let key = window.keys(epoch)?.first()?;
+        let tag = key.seal_in_place_separate_tag(nonce, Aad::from(&clear[..HEADER_LEN]), sealed).ok()?;
+        ticket.extend_from_slice(tag.as_ref());
+        Some(ticket)
+    }
+
+    /// None for whatever is not a ticket of this scope, or not one any more: that makes a full handshake.
+    fn open(&self, ticket: &[u8], now: u64) -> Option<Vec<u8>> {
+        if ticket.len() > MAX_LEN {
+            return None;
+        }
+        let (header, rest) = ticket.split_first_chunk::<HEADER_LEN>()?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let (sealed, tag) = rest.split_last_chunk::<MAX_TAG_LEN>()?;
+        let (version, epoch) = header.split_first_chunk::<1>()?;
+        if *version != [VERSION] {
+            return None;
+        }
+        let epoch = u64::from_be_bytes(epoch.try_into().ok()?);
+        let window = self.keys.at(now)?;
+        let mut session = vec![0; sealed.len()];
+        window.keys(epoch)?.iter().find_map(|key| {
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            key.open_separate_gather(nonce, Aad::from(header), sealed, tag, &mut session).ok()
+        })?;
+        let issued = u64::from_be_bytes(*session.last_chunk::<ISSUED_LEN>()?);
+        session.truncate(session.len() - ISSUED_LEN);
+        let begun = issued <= now.saturating_add(MAX_SKEW_MS);
+        (begun && now < issued.saturating_add(self.keys.settings().lifetime_ms)).then_some(session)
+    }
+}
+
+/// Read without a system call: the kernel maps the clock into the process.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::config::{Provider, Version};
-
-    fn scope(listener: &str, alpn: &str, client_auth: ClientAuthConfig, ca: &str) -> TicketScope {
-        let policy = TlsPolicy {
-            provider: Provider::AwsLc,
-            min_version: Version::Tls12,
-            max_version: Version::Tls13,
-            cipher_suites: vec![],
-            groups: vec![],
-            client_auth,
-            tickets: 1,
-        };
-        let secrets = Secrets::from([("ca".to_owned(), ca.as_bytes().to_vec())]);
-        TicketScope::new(listener, &["a.test".to_owned()], alpn, &policy, &secrets).unwrap()
-    }
-
-    #[test]
-    fn keys_survive_a_reload_and_are_never_shared() {
-        let optional = || ClientAuthConfig::Optional { ca: "ca".to_owned() };
-        let scopes = || {
-            [
-                scope("edge", "h2", ClientAuthConfig::None, ""),
-                scope("edge", "mqtt", ClientAuthConfig::None, ""),
-                scope("edge", "mqtt", optional(), "one"),
-                scope("edge", "mqtt", optional(), "two"),
-                scope("other", "h2", ClientAuthConfig::None, ""),
-            ]
-        };
-        let mut before = Ticketers::default();
-        let sealed = scopes().map(|scope| before.get(scope, None).unwrap().encrypt(b"session").unwrap());
-        let mut after = Ticketers::default();
-        for (reader, scope) in scopes().into_iter().enumerate() {
-            let ticketer = after.get(scope, Some(&before)).unwrap();
-            for (writer, ticket) in sealed.iter().enumerate() {
-                assert_eq!(ticketer.decrypt(ticket).is_some(), reader == writer);
-            }
-        }
-    }
-}
+mod tests;

@@ -4,11 +4,12 @@
 
 use std::collections::HashMap;
 use std::future::pending;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
 
 use mitu_tls::certificate::load_all;
 use mitu_tls::client_hello;
-use mitu_tls::config::{CertificateConfig, ClientAuthConfig, Provider, SiteConfig, TlsPolicy, Version};
+use mitu_tls::config::{CertificateConfig, ClientAuthConfig, Provider, SiteConfig, TicketsConfig, TlsPolicy, Version};
 use mitu_tls::error::Secrets;
 use mitu_tls::handshake::{self, Failed};
 use mitu_tls::identity::ClientIdentity;
@@ -148,7 +149,10 @@ fn selector(pki: &Pki, no_alpn: Option<usize>, default_site: Option<usize>) -> S
         sites: &[site("a.test"), site("b.test")],
         default_site,
     };
-    Selector::new(&config, &certificates, &pki.secrets, &mut Ticketers::default(), None).unwrap()
+    let tickets =
+        TicketsConfig { secrets: vec![], rotation_ms: NonZeroU64::new(3_600_000).unwrap(), lifetime_ms: 7_200_000 };
+    let mut ticketers = Ticketers::new(&tickets, &pki.secrets).unwrap();
+    Selector::new(&config, &certificates, &pki.secrets, &mut ticketers, None).unwrap()
 }
 
 /// Any certificate will do, as long as it is signed with one of these schemes.

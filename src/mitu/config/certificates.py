@@ -163,7 +163,7 @@ class Inspector:
             # The parser's own words could quote the file.
             self.findings.add("E071", f"the private key in '{path.name}' cannot be read", loc, hint="is it whole?")
             return None
-        self._check_mode(path, loc)
+        self.check_mode(path, loc)
         return self._strong(public, path, loc)
 
     def _strong(self, public: object, path: Path, loc: Loc) -> PublicKey | None:
@@ -177,7 +177,8 @@ class Inspector:
             return None
         return public
 
-    def _check_mode(self, path: Path, loc: Loc) -> None:
+    def check_mode(self, path: Path, loc: Loc) -> None:
+        """A warning when others can read what is to be secret."""
         mode = path.stat().st_mode
         if mode & (stat.S_IROTH | stat.S_IWOTH):
             self.findings.add("W006", f"every user can read '{path.name}'", loc, hint=f"chmod 600 {path.name}")

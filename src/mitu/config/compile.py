@@ -20,6 +20,7 @@ from mitu.config.model import Config
 from mitu.config.policy import Policy, merge
 from mitu.config.resolve import effective_no_alpn
 from mitu.config.sites import Candidate, derive_sites
+from mitu.config.tickets import ticket_settings
 from mitu.config.types import split_host_port
 from mitu.config.upstreams import Balancer, Upstream
 from mitu.config.validate import Findings, validate
@@ -107,6 +108,7 @@ class Compiler:
             "scheduler": config.runtime.scheduler,
             "kept_files": kept_files(self.open_files, workers, len(listeners)),
             "access_log": self._access_log(),
+            "tickets": ticket_settings(config.tickets, self.inspector, self.secrets),
             "certificates": list(self.certificates.values()),
             "listeners": listeners,
             "upstreams": [*upstreams, *self._handler_upstreams()],

@@ -170,7 +170,8 @@ def _syntax(file: Path, problem: SourceError) -> Diagnostic:
 
 
 def _masked_line(file: Path, number: int) -> str | None:
-    """A line of a file that could not be parsed; without a tree every word after a secret's name is masked."""
+    """A line of a file that could not be parsed; without a tree every word after a secret's name is masked, and what
+    stands in a list below it."""
     import re
 
     try:
@@ -179,5 +180,11 @@ def _masked_line(file: Path, number: int) -> str | None:
         return None
     if not 1 <= number <= len(lines):
         return None
-    secret = re.compile(r"((?:token|secret|password|passphrase|authorization|cookie)[\w-]*[\"']?\s*[:=]\s*)\S.*", re.I)
-    return secret.sub(r"\1***", lines[number - 1])
+    name = r"(?:token|secret|password|passphrase|authorization|cookie)[\w-]*[\"']?\s*[:=]\s*"
+    line = re.sub(rf"({name})\S.*", r"\1***", lines[number - 1], flags=re.I)
+    named = re.compile(r"\s*[\w.\"'-]*\w[\"']?\s*[:=]")
+    heading = next((one for one in reversed(lines[: number - 1]) if named.match(one)), "")
+    listed = re.match(r"\s*-", line) or not named.match(line)
+    if listed and re.search(rf"{name}\[?\s*(?:#.*)?$", heading, re.I):
+        return re.sub(r"[^\s-].*", "***", line, count=1)
+    return line

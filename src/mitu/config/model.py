@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,8 +13,12 @@ from pydantic import Field, PrivateAttr, SecretStr, field_serializer, model_vali
 from mitu.config.base import Model
 from mitu.config.listeners import Listener
 from mitu.config.source import Document
-from mitu.config.types import Bind, Bool, ConfigPath, IntRange, Text, fail
+from mitu.config.types import Bind, Bool, ConfigPath, DurationRange, IntRange, Text, fail, format_duration
 from mitu.config.upstreams import Upstream
+
+# Each secret is tried on a ticket, and each epoch that a ticket may come from has its keys in memory.
+MAX_TICKET_SECRETS = 4
+MAX_TICKET_EPOCHS = 100
 
 
 class Runtime(Model):
@@ -69,6 +74,32 @@ class Admin(Model):
         return self.socket or default_admin_socket()
 
 
+class Tickets(Model):
+    """How session tickets are sealed, on every listener alike; how many are sent is set in each listener's `tls`."""
+
+    secrets: tuple[Secret, ...] = Field(
+        default=(),
+        description="What keys are derived from: at least 32 random bytes each, the same on every node of a fleet. The"
+        " first seals, all of them (4 at most) open. When left out, keys are random and end with the process.",
+    )
+    rotation: Annotated[timedelta, DurationRange("1s", "7d")] = Field(
+        default=timedelta(hours=6), description="How long one key seals; the same on every node of a fleet."
+    )
+    lifetime: Annotated[timedelta, DurationRange("1s", "7d")] = Field(
+        default=timedelta(hours=12), description="How long a ticket is good."
+    )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Tickets:
+        if len(self.secrets) > MAX_TICKET_SECRETS:
+            hint = "remove those under which no ticket is good any more"
+            fail("E016", f"{len(self.secrets)} ticket secrets are too many", allowed=("up to 4",), hint=hint)
+        if self.lifetime > MAX_TICKET_EPOCHS * self.rotation:
+            hint = f"let one last {format_duration(self.lifetime / MAX_TICKET_EPOCHS)} or longer"
+            fail("E069", f"a ticket outlives more than {MAX_TICKET_EPOCHS} rotations", hint=hint)
+        return self
+
+
 class AccessLog(Model):
     """One JSON line a request or connection. Lines that cannot be written in time are dropped and counted."""
 
@@ -96,6 +127,7 @@ class Config(Model):
     runtime: Runtime = Field(default=Runtime(), description="How the data plane uses the machine.")
     admin: Admin = Field(default=Admin(), description="The admin endpoint.")
     logging: Logging = Field(default=Logging(), description="Logs.")
+    tickets: Tickets = Field(default=Tickets(), description="Session tickets.")
     listeners: tuple[Listener, ...] = Field(description="TLS ports.")
     upstreams: tuple[Upstream, ...] = Field(default=(), description="Groups of endpoints that routes send to.")
 

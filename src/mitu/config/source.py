@@ -13,8 +13,16 @@ MAX_DEPTH = 64
 MAX_NODES = 100_000
 MAX_BYTES = 1 << 20
 
-_SECRET_KEYS = ("token", "password", "passphrase", "secret", "authorization", "proxy-authorization", "cookie")
-
+_SECRET_KEYS = (
+    "token",
+    "password",
+    "passphrase",
+    "secret",
+    "secrets",
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+)
 
 _ODD_LINE_ENDS = set("\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
 

@@ -155,4 +155,8 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put("sha1.key", pem(other))
     put("old-ca.crt", pem(issue(root_key, authority=True, common_name="old root", end=timedelta(days=-1))))
     put("token", b"0123456789abcdef0123456789abcdef\n")
+    put("ticket", b"\xff" + bytes(range(32)) + b"\n")
+    put("old-ticket", b"0123456789abcdef0123456789abcdef\n")
+    put("shared-ticket", b"0123456789abcdef0123456789abcdef\n", 0o644)
+    put("zero-ticket", bytes(64))
     return folder

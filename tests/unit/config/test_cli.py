@@ -99,7 +99,10 @@ def test_syntax_errors_show_no_secrets(tmp_path: Path) -> None:
     (tmp_path / "mitu.yaml").write_text("admin: {token: 'hunter2}\n", encoding="utf-8")
     (tmp_path / "mitu.toml").write_text('admin.token = "hunter2" "\n', encoding="utf-8")
     (tmp_path / "mitu.json").write_text('{"admin": {"token": "hunter2" }]\n', encoding="utf-8")
-    for name in ("mitu.yaml", "mitu.toml", "mitu.json"):
+    (tmp_path / "list.yaml").write_text("tickets:\n  secrets:  # new, old\n    - 'hunter2\n", encoding="utf-8")
+    (tmp_path / "named.yaml").write_text("tickets:\n  secrets:\n  - {value: hunter2 ]\n", encoding="utf-8")
+    (tmp_path / "list.toml").write_text('[tickets]\nsecrets = [\n  "hunter2" "b",\n]\n', encoding="utf-8")
+    for name in ("mitu.yaml", "mitu.toml", "mitu.json", "list.yaml", "named.yaml", "list.toml"):
         done = mitu("check", name, folder=tmp_path)
         assert done.returncode == 1
         assert "hunter2" not in done.stdout + done.stderr

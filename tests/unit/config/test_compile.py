@@ -109,11 +109,14 @@ def test_socket_address(monkeypatch: pytest.MonkeyPatch, bind: str, dual: bool, 
 def test_nothing_that_is_printed_shows_a_secret(base: Path, tmp_path: Path) -> None:
     """Keys, tokens, and headers that routes set, in what stands for a configuration on its way to the data plane."""
     token, upstream_key, cookie = "token-of-the-admin-endpoint", "key-of-the-upstream", "crumbs-of-the-upstream"
+    first, second = "ticket-secret-as-a-variable-0123456789", "ticket-secret-in-a-file-0123456789"
     (tmp_path / "token").write_text(token)
+    (tmp_path / "ticket").write_text(second)
     pair = {"certificate": "certs/edge.crt", "key": "certs/edge.key"}
     filled = {"set": {"x-from": "${APP_KEY}", "authorization": f"Basic {cookie}"}}
     data = {
         "admin": {"listen": "127.0.0.1:0", "token": {"file": "token"}},
+        "tickets": {"secrets": ["${FIRST}", {"file": "ticket"}]},
         "listeners": [
             {
                 "name": "edge",
@@ -126,7 +129,7 @@ def test_nothing_that_is_printed_shows_a_secret(base: Path, tmp_path: Path) -> N
         "upstreams": [{"name": "app", "endpoints": ["127.0.0.1:1"], "tls": {"server_name": "app", **pair}}],
     }
     (tmp_path / "mitu.json").write_text(json.dumps(data))
-    built = load_config(tmp_path / "mitu.json", environ={"APP_KEY": upstream_key})
+    built = load_config(tmp_path / "mitu.json", environ={"APP_KEY": upstream_key, "FIRST": first})
     done = compile_runtime(built)
     compiler = Compiler(built, {})
     compiler.document()
@@ -134,12 +137,16 @@ def test_nothing_that_is_printed_shows_a_secret(base: Path, tmp_path: Path) -> N
     # They are there to be found.
     assert upstream_key in done.runtime and cookie in done.runtime
     assert any(key.encode() in secret for secret in done.secrets.values())
-    for what in (built, built.document, done, compiler, Loaded.of(built, done), built.admin):
-        for secret in (token, upstream_key, cookie, key):
+    assert {first.encode(), second.encode()} <= set(done.secrets.values())
+    assert first not in done.runtime and second not in done.runtime
+    for what in (built, built.document, done, compiler, Loaded.of(built, done), built.admin, built.tickets):
+        for secret in (token, upstream_key, cookie, key, first, second):
             assert secret not in repr(what), type(what)
             assert secret not in str(what), type(what)
-    named = parse_config(data | {"admin": {"listen": "127.0.0.1:0", "token": token}}, base=tmp_path)
-    assert token not in repr(named) and token not in repr(compile_runtime(named))
+    told = {"admin": {"listen": "127.0.0.1:0", "token": token}, "tickets": {"secrets": [first]}}
+    named = parse_config(data | told, base=tmp_path)
+    for secret in (token, first):
+        assert secret not in repr(named) and secret not in repr(compile_runtime(named))
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,11 @@ def test_files_to_watch(here: Path) -> None:
     (here / "mitu.json").write_bytes((GOOD / "handler.json").read_bytes())
     config = load_config("mitu.json", environ={})
     compiled = compile_runtime(config, {"json:loads": "/run/x.sock"})
-    names = {"mitu.json", "certs/edge.crt", "certs/edge.key", "certs/token"}
+    names = {"mitu.json", "certs/edge.crt", "certs/edge.key", "certs/token", "certs/ticket", "certs/old-ticket"}
     assert compiled.files == {here / name for name in names}
-    assert all(b"-----BEGIN" in secret for secret in compiled.secrets.values())
+    assert compiled.secrets["ticket:0"] == b"\xff" + bytes(range(32))
+    pem = [secret for name, secret in compiled.secrets.items() if not name.startswith("ticket:")]
+    assert all(b"-----BEGIN" in secret for secret in pem)
     assert "PRIVATE KEY" not in compiled.runtime
 
 

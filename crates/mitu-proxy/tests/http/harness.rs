@@ -71,6 +71,7 @@ pub fn config(routes: Value, upstreams: Value) -> Value {
                      "client_auth": {"mode": "none"}, "tickets": 1});
     json!({
         "workers": 1, "scheduler": "per_core", "kept_files": null, "access_log": null,
+        "tickets": {"secrets": [], "rotation_ms": 3_600_000, "lifetime_ms": 7_200_000},
         "certificates": [{"id": "edge", "chain": "edge.crt", "key": "edge.key"}],
         "upstreams": upstreams,
         "listeners": [{
