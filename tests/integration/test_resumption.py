@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import time
@@ -13,16 +12,14 @@ from typing import Any
 import pytest
 
 from support.certificates import Authority, Pair
-from support.client import Address
 from support.gateway import Gateway, configuration, health, listener, to_app, upstream
 from support.net import eventually
-from support.openssl import s_client
+from support.openssl import WHOAMI, Resuming, decode_session, encode_session, s_client, told
 from support.servers import Server
 
 from .conftest import Start
 
 pytestmark = pytest.mark.needs("openssl")
-WHOAMI = b"GET /whoami HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +46,9 @@ def gateway(shared_gateway: Start, edge: Pair, app: Server, authority: Authority
     return shared_gateway(settings(edge, app, authority))
 
 
-class Client:
-    """s_client with a session file."""
-
-    def __init__(self, authority: Authority, folder: Path, *flags: str | Path) -> None:
-        self.ca, self.session, self.flags = authority.certificate, folder / "session", flags
-
-    def full(self, address: Address, *more: str | Path, request: bytes = WHOAMI) -> str:
-        text = s_client(address, self.ca, *self.flags, *more, "-sess_out", self.session, request=request).stdout
-        assert "New, TLS" in text, text
-        return text
-
-    def again(self, address: Address, *more: str | Path) -> str:
-        assert self.session.exists(), "no session was handed out"
-        return s_client(address, self.ca, *self.flags, *more, "-sess_in", self.session, request=WHOAMI).stdout
-
-
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 def test_resumes(gateway: Gateway, authority: Authority, tmp_path: Path, version: str) -> None:
-    client = Client(authority, tmp_path, version)
+    client = Resuming(authority.certificate, tmp_path, version)
     client.full(gateway.address())
     count = {"version": {"-tls1_2": "TLSv1.2", "-tls1_3": "TLSv1.3"}[version], "resumed": "true"}
     name = "mitu_tls_handshake_duration_seconds_count"
@@ -80,7 +61,7 @@ def test_resumes(gateway: Gateway, authority: Authority, tmp_path: Path, version
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 def test_no_tickets_no_resumption(gateway: Gateway, authority: Authority, tmp_path: Path, version: str) -> None:
-    client = Client(authority, tmp_path, version)
+    client = Resuming(authority.certificate, tmp_path, version)
     client.full(gateway.address("none"))
     if client.session.exists():  # TLS 1.2 writes one without a ticket, which resumes nothing.
         assert "New, TLS" in client.again(gateway.address("none"))
@@ -90,7 +71,7 @@ def test_no_tickets_no_resumption(gateway: Gateway, authority: Authority, tmp_pa
 def test_a_resumed_session_keeps_its_identity(
     gateway: Gateway, authority: Authority, device: Pair, tmp_path: Path, version: str
 ) -> None:
-    client = Client(authority, tmp_path, version)
+    client = Resuming(authority.certificate, tmp_path, version)
     client.full(gateway.address("guarded"), "-cert", device.certificate, "-key", device.key)
     text = client.again(gateway.address("guarded"))
     assert "Reused, TLS" in text, text
@@ -103,7 +84,7 @@ def test_an_identity_that_has_expired_is_not_resumed(
     gateway: Gateway, authority: Authority, tmp_path: Path, version: str
 ) -> None:
     """The ticket is good, and the certificate in it was when it was made."""
-    client = Client(authority, tmp_path, version)
+    client = Resuming(authority.certificate, tmp_path, version)
     address = gateway.address("guarded")
     for seconds in (3, 10, 30):  # Whatever the machine needs for two handshakes.
         valid_for = timedelta(seconds=seconds)
@@ -134,7 +115,7 @@ def test_no_session_leads_past_client_authentication(
     gateway: Gateway, authority: Authority, tmp_path: Path, version: str, obtained: str, flags: tuple[str, ...]
 ) -> None:
     """A session made where no certificate was asked for is worth nothing where one is required."""
-    client = Client(authority, tmp_path, version)
+    client = Resuming(authority.certificate, tmp_path, version)
     # HTTP/1.1 on h2 is answered with GOAWAY, which is enough to get the ticket.
     client.full(gateway.address(obtained), *flags)
     text = client.again(gateway.address("guarded"), "-alpn", "http/1.1")
@@ -146,7 +127,7 @@ def test_no_session_leads_past_client_authentication(
 def test_resumes_after_a_reload(
     gateway: Gateway, authority: Authority, edge: Pair, app: Server, tmp_path: Path
 ) -> None:
-    client = Client(authority, tmp_path)
+    client = Resuming(authority.certificate, tmp_path)
     client.full(gateway.address())
     changed = settings(edge, app, authority)
     changed["listeners"][0]["protocols"].reverse()
@@ -157,7 +138,7 @@ def test_resumes_after_a_reload(
 
 def test_there_is_no_early_data(gateway: Gateway, authority: Authority, tmp_path: Path) -> None:
     """No ticket invites it, and what a client sends all the same is not looked at: it might be a replay."""
-    client = Client(authority, tmp_path, "-tls1_3")
+    client = Resuming(authority.certificate, tmp_path, "-tls1_3")
     text = client.full(gateway.address())
     assert set(re.findall(r"Max Early Data: (\d+)", text)) == {"0"}
     client.session.write_text(with_early_data(client.session.read_text(), 16_384))
@@ -172,23 +153,7 @@ def test_there_is_no_early_data(gateway: Gateway, authority: Authority, tmp_path
 
 def with_early_data(session: str, size: int) -> str:
     """An OpenSSL session whose ticket allows so much early data: `max_early_data [15]` of its SSL_SESSION_ASN1."""
-    whole = base64.b64decode("".join(line for line in session.splitlines() if not line.startswith("-----")))
-    fields: list[bytes] = []
-    at = 4  # Behind SEQUENCE, and a length in three bytes.
-    assert whole[:2] == b"\x30\x82"
-    while at < len(whole):
-        length, begin = whole[at + 1], at + 2
-        if length & 0x80:
-            begin += length & 0x7F
-            length = int.from_bytes(whole[at + 2 : begin])
-        fields.append(whole[at : begin + length])
-        at = begin + length
-    # Plain fields come first, then the tagged ones (0xA0 and up) in order.
-    fields.append(b"\xaf\x04\x02\x02" + size.to_bytes(2))
-    fields.sort(key=lambda field: max(field[0], 0xA0))
-    content = b"".join(fields)
-    text = base64.encodebytes(b"\x30\x82" + len(content).to_bytes(2) + content).decode()
-    return f"-----BEGIN SSL SESSION PARAMETERS-----\n{text}-----END SSL SESSION PARAMETERS-----\n"
+    return encode_session([*decode_session(session), b"\xaf\x04\x02\x02" + size.to_bytes(2)])
 
 
 def last_failure(gateway: Gateway, reason: str, count: float) -> dict[str, Any]:
@@ -200,12 +165,3 @@ def last_failure(gateway: Gateway, reason: str, count: float) -> dict[str, Any]:
 
     eventually(lambda: len(failures()) == count)
     return failures()[-1]
-
-
-def told(transcript: str, header: str) -> str:
-    """A header that the upstream got, from its description in the response."""
-    body = transcript[transcript.index('{"method"') :]
-    request, _ = json.JSONDecoder().raw_decode(body)
-    values = [value for name, value in request["headers"] if name.lower() == header]
-    assert len(values) == 1, values
-    return str(values[0])
