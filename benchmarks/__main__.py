@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import sys
 
-from benchmarks import alpn, handshake, idle_memory, requests, storm
+from benchmarks import alpn, handshake, idle_memory, requests, storm, tickets
 from benchmarks.harness.load import LoadError
 
-ALL = (handshake.BENCHMARK, requests.BENCHMARK, storm.BENCHMARK, idle_memory.BENCHMARK, alpn.BENCHMARK)
+ALL = (
+    handshake.BENCHMARK,
+    requests.BENCHMARK,
+    storm.BENCHMARK,
+    idle_memory.BENCHMARK,
+    alpn.BENCHMARK,
+    tickets.BENCHMARK,
+)
 
 
 def main() -> int:

@@ -115,6 +115,18 @@ def test_alpn(available: list[str]) -> None:
         assert sheet["rows"]["mitu"].keys() == {"p1", "p8", "p64"}
 
 
+def test_tickets() -> None:
+    rows = sheets(measure("tickets", ["mitu"]))["tickets"]["rows"]
+    fleet, strangers = (
+        {column: series["median"] for column, series in rows[name].items()} for name in ("mitu", "mitu, no secret")
+    )
+    assert fleet["failed"] == 0
+    assert fleet["resumed_12"] > 10 and fleet["resumed_13"] > 10
+    assert (fleet["reloads"], fleet["restarts"]) == (20, 2)
+    assert fleet["rotations"] >= 5
+    assert strangers["failed"] > 0
+
+
 def test_every_missing_server_is_named_with_a_way_to_get_it(available: list[str]) -> None:
     code = (
         "import dataclasses, sys; from benchmarks import peers; "
