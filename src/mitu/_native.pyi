@@ -2,7 +2,17 @@
 
 from typing import final
 
-__all__ = ["NativeError", "Server", "start", "validate", "version"]
+__all__ = [
+    "NativeError",
+    "Server",
+    "cpu_features",
+    "crypto_operations",
+    "crypto_provider",
+    "start",
+    "time_crypto",
+    "validate",
+    "version",
+]
 
 class NativeError(Exception):
     """The data plane refused a configuration or could not bind a socket; nothing has changed."""
@@ -50,3 +60,18 @@ def validate(config: str, secrets: dict[str, bytes]) -> None:
 
 def version() -> str:
     """The version of the data plane, which must equal the package's."""
+
+def crypto_provider() -> tuple[str, dict[str, str]]:
+    """The name of the crypto provider, and the versions of the crates that it comes in."""
+
+def cpu_features() -> list[tuple[str, bool, list[str]]]:
+    """Extensions of this CPU's instruction set: name, whether it is there, what the provider uses it for."""
+
+def crypto_operations() -> list[tuple[str, int | None]]:
+    """What `time_crypto` times: name, and the bytes that one call works through (None for public-key operations)."""
+
+def time_crypto(operation: str, seconds: float) -> tuple[float, float]:
+    """Microseconds for one call of a crypto operation: median and fastest of batches, about `seconds` together.
+
+    ValueError when `seconds` is negative or no number; NativeError for an unknown operation, or one that failed.
+    """

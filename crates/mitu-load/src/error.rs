@@ -23,6 +23,8 @@ pub enum LoadError {
     #[error("{0}")]
     Tls(#[from] rustls::Error),
     #[error("{0}")]
+    Crypto(#[from] mitu_crypto::operation::CostError),
+    #[error("{0}")]
     Usage(String),
 }
 
@@ -36,6 +38,7 @@ impl LoadError {
             Self::Closed => "closed",
             Self::Status(_) => "status",
             Self::Protocol(_) => "protocol",
+            Self::Crypto(_) => "crypto",
             Self::Timeout => "timeout",
             Self::Unknown { .. } | Self::Usage(_) => "usage",
         }

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
+use mitu_crypto::{cpu, operation, provider};
 use mitu_proxy::server::{self, ServerError};
 use pyo3::create_exception;
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
 
 // Handshakes allocate and free in small pieces on every core: where the allocator shows most.
@@ -102,8 +104,36 @@ fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
+/// The name of the crypto provider, and the versions of the crates that it comes in.
+#[pyfunction]
+fn crypto_provider() -> (&'static str, HashMap<&'static str, &'static str>) {
+    (provider::NAME, provider::VERSIONS.into())
+}
+
+/// Extensions of this CPU's instruction set: name, whether it is there, what the provider uses it for.
+#[pyfunction]
+fn cpu_features() -> Vec<(&'static str, bool, Vec<&'static str>)> {
+    cpu::features().into_iter().map(|feature| (feature.name, feature.found, feature.used_for)).collect()
+}
+
+/// What `time_crypto` times: name, and the bytes that one call works through (None for public-key operations).
+#[pyfunction]
+fn crypto_operations() -> Vec<(&'static str, Option<usize>)> {
+    operation::OPERATIONS.iter().map(|operation| (operation.name, operation.bytes)).collect()
+}
+
+/// Microseconds for one call of a crypto operation: median and fastest of batches, about `seconds` together.
+#[pyfunction]
+fn time_crypto(py: Python<'_>, operation: &str, seconds: f64) -> PyResult<(f64, f64)> {
+    let budget = Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let timed = py.detach(|| operation::measure(operation, budget));
+    timed.map(|timed| (timed.median, timed.fastest)).map_err(|error| NativeError::new_err(error.to_string()))
+}
+
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{NativeError, Server, start, validate, version};
+    use super::{
+        NativeError, Server, cpu_features, crypto_operations, crypto_provider, start, time_crypto, validate, version,
+    };
 }

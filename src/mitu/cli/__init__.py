@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from mitu.config.diagnostic import nearest
 
 # Each is a module of this package with a function `command`; the order is that of `mitu --help`.
-COMMANDS = ("run", "check", "reload", "status", "drain", "schema", "explain", "dev")
+COMMANDS = ("run", "check", "reload", "status", "drain", "schema", "explain", "crypto", "dev")
 
 
 class _Commands(TyperGroup):
