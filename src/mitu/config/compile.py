@@ -19,7 +19,7 @@ from mitu.config.listeners import Listener, Protocol
 from mitu.config.model import Config
 from mitu.config.policy import Policy, merge
 from mitu.config.resolve import effective_no_alpn
-from mitu.config.sites import Candidate, derive_sites
+from mitu.config.sites import DEAR, Candidate, dear_certificates, derive_sites
 from mitu.config.tickets import ticket_settings
 from mitu.config.types import split_host_port
 from mitu.config.upstreams import Balancer, Upstream
@@ -243,12 +243,17 @@ class Compiler:
             candidates.append(Candidate(identifier, pair.key_type, one.names or pair.names))
         sites = derive_sites(candidates)
         served = {identifier for site in sites for identifier in site.certificates}
+        dear = dear_certificates(sites, candidates)
         for at, one in enumerate(listener.tls.certificates):
             found = self.pairs.get((one.certificate, one.key))
+            where = (*loc, "tls", "certificates", at)
             if found is not None and found[0] not in served:
                 hint = "an earlier certificate with the same kind of key takes all its names"
-                where = (*loc, "tls", "certificates", at)
                 self.findings.add("W010", f"'{one.certificate.name}' is never served", where, hint=hint)
+            elif found is not None and (kind := dear.pop(found[0], None)) is not None:
+                message = f"full handshakes with '{one.certificate.name}' are dear: {DEAR[kind]}"
+                hint = "put a P-256 certificate for the same names beside it; 'mitu crypto' measures it here"
+                self.findings.add("W012", message, where, hint=hint)
         return [{"names": list(site.names), "certificates": list(site.certificates)} for site in sites]
 
     def _upstream(self, upstream: Upstream, loc: Loc) -> dict[str, Any]:

@@ -8,6 +8,14 @@ from dataclasses import dataclass
 from mitu.config.certificates import covered
 from mitu.config.types import ip_address
 
+# What the data plane prefers, cheapest first (`KeyType` in crates/mitu-tls/src/certificate.rs).
+_PREFERENCE = ("ecdsa-p256", "ed25519", "ecdsa-p384", "ecdsa-p521", "rsa")
+DEAR = {
+    "ecdsa-p384": "P-384 takes about 1.5 times the CPU of P-256",
+    "rsa": "RSA-2048 takes about 6 times the CPU of P-256, longer keys more",
+}
+"""What a full handshake with a kind of key costs, as measured (docs/benchmarks.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -47,3 +55,12 @@ def _certificates(name: str, candidates: Sequence[Candidate]) -> tuple[str, ...]
         if ip_address(name) is None and covered(name, one.names):
             chosen.setdefault(one.key_type, one.id)
     return tuple(chosen.values())
+
+
+def dear_certificates(sites: Sequence[Site], candidates: Sequence[Candidate]) -> dict[str, str]:
+    """The kinds of the certificates that are dear and yet the cheapest which their site has, by identifier."""
+    kinds = {one.id: one.key_type for one in candidates}
+    cheapest = {min(site.certificates, key=lambda one: _PREFERENCE.index(kinds[one])) for site in sites}
+    return {
+        identifier: kinds[identifier] for identifier in kinds if identifier in cheapest and kinds[identifier] in DEAR
+    }

@@ -120,7 +120,8 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     edge = issue(key, "edge.test", "*.edge.test", "127.0.0.1", issuer=(middle, middle_key))
     by_root = (root, root_key)
     weak = rsa.generate_private_key(65537, 1024)  # noqa: S505 - that it is weak is to be found
-    odd, twin, rsa_key = ec_key(ec.SECP256K1()), ec_key(), rsa.generate_private_key(65537, 2048)
+    odd, twin, p384 = ec_key(ec.SECP256K1()), ec_key(), ec_key(ec.SECP384R1())
+    rsa_key = rsa.generate_private_key(65537, 2048)
 
     def put(name: str, content: bytes, mode: int = 0o600) -> None:
         (folder / name).write_bytes(content)
@@ -150,6 +151,7 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     both("odd", issue(odd, "odd.test", issuer=by_root), odd)
     both("nameless", issue(other, issuer=by_root), other)
     both("twin", issue(twin, "edge.test", issuer=by_root), twin)
+    both("p384", issue(p384, "p384.test", issuer=by_root), p384)
     both("rsa", issue(rsa_key, "*.edge.test", issuer=by_root), rsa_key)
     put("sha1.crt", sha1_signed(root_key, issue(other, "sha1.test", issuer=by_root)))
     put("sha1.key", pem(other))

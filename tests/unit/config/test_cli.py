@@ -141,3 +141,15 @@ def test_starting_up_imports_little() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", heavy], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_dear_certificate_does_not_fail_the_check(folder: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "certs/edge.key", "-out",
+         "certs/edge.crt", "-subj", "/CN=edge", "-addext", "subjectAltName=DNS:edge.test", "-days", "30"],
+        cwd=folder, check=True, capture_output=True,
+    )  # fmt: skip
+    done = mitu("check", "mitu.yaml", folder=folder)
+    assert done.returncode == 0
+    assert "warning[W012]" in done.stdout
+    assert "mitu crypto" in done.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mitu.config.certificates import covered
-from mitu.config.sites import Candidate, Site, derive_sites
+from mitu.config.sites import Candidate, Site, dear_certificates, derive_sites
 
 
 def test_names_that_share_certificates_share_a_site() -> None:
@@ -55,3 +55,24 @@ def test_no_name_stands_in_two_sites() -> None:
 )
 def test_covered(name: str, expected: bool) -> None:
     assert covered(name, ("a.test", "*.b.test", "10.0.0.1")) is expected
+
+
+@pytest.mark.parametrize(
+    ("kinds", "dear"),
+    [
+        (("rsa",), {"rsa"}),
+        (("ecdsa-p384",), {"ecdsa-p384"}),
+        (("rsa", "ecdsa-p384"), {"ecdsa-p384"}),
+        (("rsa", "ecdsa-p256"), set()),
+        (("ecdsa-p384", "ed25519"), set()),
+        (("ecdsa-p521", "rsa"), set()),
+    ],
+)
+def test_a_dear_certificate_is_told_where_it_is_the_cheapest(kinds: tuple[str, ...], dear: set[str]) -> None:
+    candidates = [Candidate(kind, kind, ("a.test",)) for kind in kinds]
+    assert set(dear_certificates(derive_sites(candidates), candidates)) == dear
+
+
+def test_a_dear_certificate_is_told_for_a_part_of_its_names() -> None:
+    candidates = [Candidate("wild", "rsa", ("*.a.test",)), Candidate("exact", "ecdsa-p256", ("www.a.test",))]
+    assert dear_certificates(derive_sites(candidates), candidates) == {"wild": "rsa"}
