@@ -10,6 +10,7 @@ mod error;
 mod handshake;
 mod idle;
 mod protocol;
+mod pulse;
 mod report;
 mod serve;
 mod session;
@@ -37,6 +38,8 @@ enum Command {
     Plain(handshake::Arguments),
     /// Open connections, make one exchange on each, and hold them until standard input ends.
     Idle(idle::Arguments),
+    /// Open connections, and ask on each of them at a fixed rate: how a server treats those it has.
+    Pulse(pulse::Arguments),
     /// Answer every GET with the same body, over plain HTTP/1.1 and HTTP/2 (prior knowledge) on one port.
     Serve(serve::Arguments),
     /// Time the public-key operations of a handshake, alone.
@@ -60,6 +63,7 @@ fn run(command: Command) -> Result<(), LoadError> {
         Command::Handshake(arguments) => report::print(&runtime()?.block_on(handshake::run(arguments, true))?),
         Command::Plain(arguments) => report::print(&runtime()?.block_on(handshake::run(arguments, false))?),
         Command::Idle(arguments) => runtime()?.block_on(idle::run(arguments)),
+        Command::Pulse(arguments) => report::print(&runtime()?.block_on(pulse::run(arguments))?),
         Command::Serve(arguments) => runtime()?.block_on(serve::run(arguments)),
         Command::Crypto(arguments) => report::print(&crypto::run(&arguments)?),
         Command::Alpn(arguments) => report::print(&alpn::run(&arguments)?),

@@ -20,7 +20,7 @@ use crate::target::Target;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// What a connection took, and what it agreed on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sample {
     /// From the moment it was due to TCP's connect.
     pub connect: Duration,
@@ -53,7 +53,7 @@ pub async fn open(target: &Target, tls: Option<&Arc<ClientConfig>>, due: Instant
 }
 
 async fn open_unbounded(target: &Target, tls: Option<&Arc<ClientConfig>>, due: Instant) -> Result<Session, LoadError> {
-    let tcp = TcpStream::connect(target.address).await.map_err(LoadError::Connect)?;
+    let tcp = target.connect().await.map_err(LoadError::Connect)?;
     tcp.set_nodelay(true)?;
     let connected = Instant::now();
     let (mut stream, protocol, resumed, negotiated) = match tls {

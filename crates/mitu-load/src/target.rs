@@ -1,16 +1,20 @@
 //! Whom to connect to and how: the options that every client command shares.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::Args;
+use ipnet::IpNet;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::error::LoadError;
 use crate::protocol::Protocol;
@@ -40,6 +44,9 @@ pub struct TargetOptions {
     /// Path of the request
     #[arg(long, default_value = "/health")]
     pub path: String,
+    /// Network whose addresses connections come from in turn, such as 127.2.0.0/16
+    #[arg(long)]
+    pub sources: Option<IpNet>,
     /// Seconds that one connection may take, from connect to response
     #[arg(long, default_value = "10")]
     pub timeout: u64,
@@ -53,8 +60,32 @@ pub struct Target {
     pub path: String,
     pub server_name: ServerName<'static>,
     pub timeout: Duration,
+    sources: Option<IpNet>,
+    connections: AtomicUsize,
     /// Spoken when TLS negotiates nothing, or is not there.
     pub default_protocol: Protocol,
+}
+
+impl Target {
+    /// A new connection, from the next of the sources.
+    pub async fn connect(&self) -> io::Result<TcpStream> {
+        let Some(sources) = self.sources else {
+            return TcpStream::connect(self.address).await;
+        };
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        let hosts = 1_usize.checked_shl((sources.max_prefix_len() - sources.prefix_len()).into()).unwrap_or(usize::MAX);
+        let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(SocketAddr::new(nth(sources.network(), number % hosts), 0))?;
+        socket.connect(self.address).await
+    }
+}
+
+/// The address so many after `first`.
+fn nth(first: IpAddr, number: usize) -> IpAddr {
+    match first {
+        IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits().wrapping_add(number as u32)).into(),
+        IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits().wrapping_add(number as u128)).into(),
+    }
 }
 
 impl TargetOptions {
@@ -67,6 +98,8 @@ impl TargetOptions {
             path: self.path.clone(),
             server_name,
             timeout: Duration::from_secs(self.timeout),
+            sources: self.sources,
+            connections: AtomicUsize::new(0),
             default_protocol: self.alpn.first().map_or(Protocol::Http1, |name| Protocol::from_alpn(name.as_bytes())),
         })
     }
