@@ -3,11 +3,17 @@
 1,000 connections a second, each with a full P-256 handshake, one GET and a close; latency from the moment the
 connection was due to the end of the response. mitu runs with each of its schedulers; keep-alive requests on two cores
 show what each costs when connections stay.
+
+A flood: four addresses connect as fast as the server lets them, beside 500 honest connections a second from many
+addresses and ten connections that are open already.
 """
 
 from __future__ import annotations
 
 import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from benchmarks.harness import load
 from benchmarks.harness.bench import CLIENT_CORE, SERVER_CORE, Bench, Benchmark, Defaults
@@ -17,6 +23,15 @@ from benchmarks.peers import DEFAULT, Settings
 
 RATE = 1000
 COLUMNS = {"p50_ms": "P50 ms", "p95_ms": "P95 ms", "p99_ms": "P99 ms", "max_ms": "max ms", "cpu_us": "CPU µs"}
+FLOOD = {
+    "established_p99_ms": "established P99 ms",
+    "quiet_p99_ms": "quiet",
+    "honest_p99_ms": "honest P99 ms",
+    "honest_failed": "failed",
+    "flood_per_second": "flood served/s",
+}
+FLOODING = ("--concurrency", "200", "--sources", "127.0.1.0/30")
+HONEST = ("--rate", "500", "--sources", "127.2.0.0/16")
 KEEP_ALIVE = {"cpu_us": "CPU µs", "per_second": "per second", "p50_ms": "P50 ms", "p99_ms": "P99 ms"}
 
 
@@ -29,8 +44,11 @@ def run(bench: Bench) -> None:
             with bench.servers(settings) as servers:
                 for server in servers:
                     load.connections(server.address(), ["--count", "200"], core=core)
-                _storm(bench, servers, workers, core)
-                if workers > 1:
+                if bench.wants("storm", quick=True):
+                    _storm(bench, servers, workers, core)
+                if workers == 1 and bench.wants("flood", quick=True):
+                    _flood(bench, servers, core)
+                if workers > 1 and bench.wants("keep-alive", quick=True):
                     _keep_alive(bench, servers, workers)
 
 
@@ -53,6 +71,36 @@ def _storm(bench: Bench, servers: list[Server], workers: int, core: str | None) 
             cpu_us=spent / report["completed"] / 1e3,
         )
         bench.log(f"storm on {workers}: {server.name} P99 {latency['p99']:.2f} ms")
+
+    bench.alternate(servers, measure)
+
+
+def _flood(bench: Bench, servers: list[Server], core: str | None) -> None:
+    sheet = Sheet("flood", "200 connections at once from four addresses, 1 worker", "established_p99_ms", FLOOD)
+    bench.result.sheets.append(sheet)
+    seconds = bench.options.seconds
+
+    def measure(server: Server) -> None:
+        def start(pool: ThreadPoolExecutor, command: str, *arguments: str, nice: int = 0) -> Future[dict[str, Any]]:
+            words = [command, server.address(), *arguments]
+            return pool.submit(load.mitu_load, words, core=core, nice=nice)
+
+        with ThreadPoolExecutor() as pool:
+            quiet = start(pool, "pulse", "--duration", str(min(2.0, seconds))).result()
+            # The flood gets what the others leave of the core: they are to measure the server, not each other.
+            flood = start(pool, "handshake", "--duration", str(seconds + 1), *FLOODING, nice=19)
+            time.sleep(0.5)
+            established = start(pool, "pulse", "--duration", str(seconds))
+            honest = start(pool, "handshake", "--duration", str(seconds), *HONEST)
+        sheet.add(
+            server.name,
+            established_p99_ms=established.result()["total_ms"]["p99"],
+            quiet_p99_ms=quiet["total_ms"]["p99"],
+            honest_p99_ms=honest.result()["total_ms"]["p99"],
+            honest_failed=honest.result()["failed"],
+            flood_per_second=flood.result()["per_second"],
+        )
+        bench.log(f"flood: {server.name} established P99 {established.result()['total_ms']['p99']:.2f} ms")
 
     bench.alternate(servers, measure)
 

@@ -51,9 +51,9 @@ class TimedRequests(Requests):
     p99: float
 
 
-def mitu_load(arguments: Sequence[str], *, core: str | None, seconds: float = 120) -> dict[str, Any]:
-    """One command of `mitu-load`, to its end: the JSON it prints."""
-    done = _run([str(_program()), *arguments], core, seconds)
+def mitu_load(arguments: Sequence[str], *, core: str | None, seconds: float = 120, nice: int = 0) -> dict[str, Any]:
+    """One command of `mitu-load`, to its end: the JSON it prints. `nice`: how much it steps back for others."""
+    done = _run(["nice", "-n", str(nice), str(_program()), *arguments], core, seconds)
     document: dict[str, Any] = json.loads(done)
     return document
 
