@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mitu_telemetry::tls::StageTimes;
+use mitu_tls::client_hello::{self, Hello};
 use mitu_tls::handshake::{self, Failed, Finished, HandshakeError};
 use mitu_tls::identity::ClientIdentity;
+use mitu_tls::server_name;
 use mitu_tls::stream::SecureStream;
-use mitu_tls::{client_hello, server_name};
 use rustls::{CertificateError, HandshakeKind, ProtocolVersion};
 use serde::Serialize;
 use tokio::net::TcpStream;
@@ -127,7 +128,7 @@ async fn secure(
         drain.lingered().await;
         HandshakeError::Draining
     };
-    let accepted = client_hello::read(&mut tcp, lingered).await?;
+    let Hello { accepted, bytes } = client_hello::read(&mut tcp, lingered).await?;
     times.client_hello = begun.elapsed();
 
     // Selection: server name → site, ALPN → protocol, signatures → certificate; all of it prepared before.
@@ -145,7 +146,7 @@ async fn secure(
     };
 
     // Handshake: this side's computing and the client's answers are timed apart.
-    let Finished { stream, crypto, client_flight } = handshake::run(tcp, accepted, config).await?;
+    let Finished { stream, crypto, client_flight } = handshake::run(tcp, bytes, config).await?;
     (times.crypto, times.client_flight) = (crypto, client_flight);
 
     let tls = stream.tls();

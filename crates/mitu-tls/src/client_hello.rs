@@ -11,28 +11,35 @@ use tokio::net::TcpStream;
 
 use crate::handshake::HandshakeError;
 
+/// A ClientHello, whole.
+pub struct Hello {
+    /// As rustls has read it, to decide by.
+    pub accepted: Accepted,
+    /// As it came, for the connection that answers it.
+    pub bytes: Vec<u8>,
+}
+
 /// Waits for the whole ClientHello. rustls bounds its size (64 KiB); the caller bounds the time.
 ///
 /// `unless`: resolves when a client that has not sent a byte of it yet is not waited for any longer.
-pub async fn read(
-    tcp: &mut TcpStream,
-    unless: impl Future<Output = HandshakeError>,
-) -> Result<Accepted, HandshakeError> {
+pub async fn read(tcp: &mut TcpStream, unless: impl Future<Output = HandshakeError>) -> Result<Hello, HandshakeError> {
     let mut unless = pin!(unless);
     let mut acceptor = Acceptor::default();
-    let mut begun = false;
+    let mut bytes = Vec::new();
     loop {
-        let read = poll_fn(|context| match acceptor.read_tls(&mut Arrived { tcp, context }) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun => Poll::Pending,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => unless.as_mut().poll(context).map(Err),
-            read => Poll::Ready(read.map_err(HandshakeError::from)),
+        let read = poll_fn(|context| {
+            let read = acceptor.read_tls(&mut Arrived { tcp, context, bytes: &mut bytes });
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !bytes.is_empty() => Poll::Pending,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => unless.as_mut().poll(context).map(Err),
+                read => Poll::Ready(read.map_err(HandshakeError::from)),
+            }
         });
         if read.await? == 0 {
             return Err(HandshakeError::Closed);
         }
-        begun = true;
         match acceptor.accept() {
-            Ok(Some(accepted)) => return Ok(accepted),
+            Ok(Some(accepted)) => return Ok(Hello { accepted, bytes }),
             Ok(None) => {}
             Err((error, mut alert)) => {
                 let mut bytes = Vec::new();
@@ -44,10 +51,11 @@ pub async fn read(
     }
 }
 
-/// What has arrived on a socket. `WouldBlock`: nothing yet, and the task will be woken.
+/// What has arrived on a socket, which is kept in `bytes` as well. `WouldBlock`: nothing yet, and the task will be woken.
 struct Arrived<'a, 'b> {
     tcp: &'a mut TcpStream,
     context: &'a mut Context<'b>,
+    bytes: &'a mut Vec<u8>,
 }
 
 impl Read for Arrived<'_, '_> {
@@ -55,7 +63,10 @@ impl Read for Arrived<'_, '_> {
         let mut buffer = ReadBuf::new(buffer);
         match Pin::new(&mut *self.tcp).poll_read(self.context, &mut buffer) {
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-            Poll::Ready(read) => read.map(|()| buffer.filled().len()),
+            Poll::Ready(read) => read.map(|()| {
+                self.bytes.extend_from_slice(buffer.filled());
+                buffer.filled().len()
+            }),
         }
     }
 }

@@ -4,19 +4,17 @@ mod reason;
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::server::Accepted;
 use rustls::{AlertDescription, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::server::StartHandshake;
 
 pub use reason::Reason;
 
+use crate::session::Session;
 use crate::stream::{FlightStream, SecureStream};
 
 /// How long, and how much of, what a client sends is read after an alert.
@@ -122,28 +120,26 @@ pub struct Finished {
     pub client_flight: Duration,
 }
 
-/// Runs the handshake to its end. The caller bounds the time.
-pub async fn run(tcp: TcpStream, accepted: Accepted, config: Arc<ServerConfig>) -> Result<Finished, Failed> {
+/// Runs the handshake to its end, from the ClientHello, which has been read. The caller bounds the time.
+pub async fn run(tcp: TcpStream, hello: Vec<u8>, config: Arc<ServerConfig>) -> Result<Finished, Failed> {
     let begun = Instant::now();
     let mut crypto = Duration::ZERO;
-    let start = StartHandshake::from_parts(accepted, FlightStream::holding(tcp));
-    let mut handshake = start.into_stream(config).into_fallible();
-    let stream = poll_fn(|context| {
+    let session = Session::new(FlightStream::holding(tcp), config, hello).map_err(HandshakeError::Tls)?;
+    let mut session = Box::new(session);
+    let done = poll_fn(|context| {
         let resumed = Instant::now();
-        let poll = Pin::new(&mut handshake).poll(context);
+        let poll = session.poll_handshake(context);
         crypto += resumed.elapsed();
         poll
     })
     .await;
-    let stream = match stream {
-        Ok(stream) => stream,
-        Err((error, mut tcp)) => {
-            // The alert that says why.
-            let told = poll_fn(|context| tcp.poll_send(context)).await.is_ok();
-            return Err(Failed { error: error.into(), told: told.then(|| tcp.into_tcp()) });
-        }
-    };
-    let mut stream = SecureStream::new(stream);
+    if let Err(error) = done {
+        // The alert that says why.
+        let mut flight = session.io;
+        let told = poll_fn(|context| flight.poll_send(context)).await.is_ok();
+        return Err(Failed { error: error.into(), told: told.then(|| flight.into_tcp()) });
+    }
+    let mut stream = SecureStream::new(session);
     // In TLS 1.2 the client waits for the end of the handshake; in TLS 1.3 only tickets are held, which can wait for the
     // first response.
     if stream.tls().protocol_version() == Some(ProtocolVersion::TLSv1_2) {

@@ -13,5 +13,6 @@ pub mod key_schedule;
 pub mod policy;
 pub mod select;
 pub mod server_name;
+pub mod session;
 pub mod stream;
 pub mod ticket;

@@ -9,11 +9,12 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustls::ServerConnection;
+use rustls::CommonState;
 use socket2::SockRef;
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+
+use crate::session::Session;
 
 /// Slices that are written at once behind what is held.
 const SLICES: usize = 16;
@@ -139,17 +140,22 @@ impl AsyncWrite for FlightStream {
 /// The decrypted stream of a connection. Boxed, since it is handed from stage to stage: what each of them keeps and moves
 /// is a pointer.
 #[derive(Debug)]
-pub struct SecureStream(Box<TlsStream<FlightStream>>);
+pub struct SecureStream(Box<Session>);
 
 impl SecureStream {
-    pub fn new(mut stream: TlsStream<FlightStream>) -> Self {
-        stream.get_mut().0.release();
-        Self(Box::new(stream))
+    pub fn new(mut session: Box<Session>) -> Self {
+        session.io.release();
+        Self(session)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn session(&self) -> &Session {
+        &self.0
     }
 
     /// What the handshake has negotiated.
-    pub fn tls(&self) -> &ServerConnection {
-        self.0.get_ref().1
+    pub fn tls(&self) -> &CommonState {
+        self.0.tls()
     }
 }
 
@@ -159,24 +165,16 @@ impl AsyncRead for SecureStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // tokio-rustls would ask the socket for more, and so wait for the peer, before it gives what it has.
-        loop {
-            let data = ready!(Pin::new(&mut *self.0).poll_fill_buf(context))?;
-            let count = data.len().min(buffer.remaining());
-            let ended = data.is_empty();
-            buffer.put_slice(&data[..count]);
-            Pin::new(&mut *self.0).consume(count);
-            self.0.get_mut().0.peer_ended |= ended;
-            if count == 0 || buffer.remaining() == 0 || self.tls().wants_read() {
-                return Poll::Ready(Ok(()));
-            }
-        }
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
+        ready!(self.0.poll_read(context, buffer))?;
+        self.0.io.peer_ended |= buffer.filled().len() == before && room > 0;
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for SecureStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0).poll_write(context, bytes)
+        self.0.poll_write(context, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -184,21 +182,21 @@ impl AsyncWrite for SecureStream {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0).poll_write_vectored(context, slices)
+        self.0.poll_write(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_flush(context)
+        self.0.poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // `close_notify` waits for the FIN, which is the next thing to be sent.
-        self.0.get_mut().0.holding = true;
-        Pin::new(&mut *self.0).poll_shutdown(context)
+        self.0.io.holding = true;
+        self.0.poll_shutdown(context)
     }
 }
 

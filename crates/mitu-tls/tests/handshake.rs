@@ -60,12 +60,12 @@ async fn serve(selector: Selector) -> (std::net::SocketAddr, Outcomes) {
 }
 
 async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Failed> {
-    let accepted = client_hello::read(&mut tcp, pending()).await?;
-    let (prepared, config) = match selector.select(&accepted.client_hello()) {
+    let hello = client_hello::read(&mut tcp, pending()).await?;
+    let (prepared, config) = match selector.select(&hello.accepted.client_hello()) {
         Ok(selection) => (selection.index, selection.prepared.config.clone()),
         Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
     };
-    let finished = handshake::run(tcp, accepted, config).await?;
+    let finished = handshake::run(tcp, hello.bytes, config).await?;
     let mut stream = finished.stream;
     let tls = stream.tls();
     let prepared = &selector.prepared()[prepared];
