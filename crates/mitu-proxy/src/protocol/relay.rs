@@ -37,7 +37,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     connection.requests.fetch_add(1, Ordering::Relaxed);
-    let outcome = match upstream.connect(connection).await {
+    // Boxed, so that an open relay does not carry the room that connecting needed.
+    let outcome = match Box::pin(upstream.connect(connection)).await {
         Ok(up) => {
             let idle = Duration::from_millis(connection.listener.timeouts.relay_idle_ms);
             relay(stream, up, idle, connection.listener.limits.buffer_bytes).await

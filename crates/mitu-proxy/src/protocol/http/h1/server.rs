@@ -42,27 +42,15 @@ where
     let mut transport = Transport::new(stream);
     loop {
         let head = match read_head(&mut transport, &mut timer, &downstream, lingered.as_mut(), head_limits).await? {
-            Arrived::Nothing => return close(transport, false).await,
-            Arrived::Head(head) => parse_request(&head, head_limits),
+            Arrived::Nothing => return Box::pin(close(transport, false)).await,
+            Arrived::Head(head) => Ok(head),
             Arrived::Refused(reason) => Err(reason),
         };
-        let turn = match head {
-            // Boxed, so that a connection between two requests does not carry the room that a request needs.
-            Ok(head) => Box::pin(serve_request(transport, &downstream, head, head_limits, &mut timer)).await?,
-            Err(reason) => {
-                let response = refuse(reason, Audience::Text, &Method::GET, Account::open_unparsed(&downstream));
-                let client = Client { method: Method::GET, http11: true, keep_alive: false };
-                let written = write_response(Held::Own(transport), &downstream, response, &client, &mut timer);
-                match Box::pin(written).await? {
-                    // What was refused may still be on its way.
-                    Turn::Close { transport, .. } => Turn::Close { transport, unread: true },
-                    turn => turn,
-                }
-            }
-        };
+        // Boxed, as is the end, so that a connection between two requests does not carry the room that they need.
+        let turn = Box::pin(answer(transport, &downstream, head, head_limits, &mut timer)).await?;
         transport = match turn {
             Turn::Next(transport) => transport,
-            Turn::Close { transport, unread } => return close(transport, unread).await,
+            Turn::Close { transport, unread } => return Box::pin(close(transport, unread)).await,
             Turn::Upgraded { stream, upgrade, account } => {
                 return Ok(Box::pin(upgrade::run(stream, *upgrade, account, limits, timeouts)).await?);
             }
@@ -281,6 +269,32 @@ struct Client {
     method: Method,
     http11: bool,
     keep_alive: bool,
+}
+
+/// Answers what was read where a request was awaited.
+async fn answer<S>(
+    transport: Transport<S>,
+    downstream: &Arc<Downstream>,
+    head: Result<Bytes, Reason>,
+    head_limits: HeadLimits,
+    timer: &mut LazyTimer,
+) -> Result<Turn<S>, DownstreamError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match head.and_then(|head| parse_request(&head, head_limits)) {
+        Ok(head) => serve_request(transport, downstream, head, head_limits, timer).await,
+        Err(reason) => {
+            let response = refuse(reason, Audience::Text, &Method::GET, Account::open_unparsed(downstream));
+            let client = Client { method: Method::GET, http11: true, keep_alive: false };
+            let turn = write_response(Held::Own(transport), downstream, response, &client, timer).await?;
+            Ok(match turn {
+                // What was refused may still be on its way.
+                Turn::Close { transport, .. } => Turn::Close { transport, unread: true },
+                turn => turn,
+            })
+        }
+    }
 }
 
 async fn serve_request<S>(
