@@ -2,7 +2,8 @@
 
 Connections are opened, make one exchange each (a GET; for MQTT a CONNECT that is relayed to mosquitto), and are held.
 The figure is the slope between a first batch, which pays for what a server allocates once, and a second. Each batch is
-left alone for `--seconds` first, by when buffers that a server gives back are given back.
+left alone for `--seconds` first, by when buffers that a server gives back are given back. The kernel's memory is the
+whole machine's, `SUnreclaim` of /proc/meminfo and TCP's pages of /proc/net/sockstat: other work shows in it.
 """
 
 from __future__ import annotations
