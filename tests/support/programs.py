@@ -56,7 +56,7 @@ WANTED = {
         Wanted("fish", "fish"),
         Wanted("nginx", "nginx-light"),
         Wanted("haproxy", "haproxy"),
-        Wanted("go", get="install Go 1.24 or newer from https://go.dev/dl"),
+        Wanted("go", get="install Go 1.25 or newer from https://go.dev/dl"),
         Wanted("node", get="install Node.js 20 or newer from https://nodejs.org"),
         Wanted("cargo-deny", command=("cargo", "install", "--locked", f"cargo-deny@{CARGO_DENY}")),
     )

@@ -128,17 +128,17 @@ async fn secure(
         drain.lingered().await;
         HandshakeError::Draining
     };
-    let Hello { accepted, bytes } = client_hello::read(&mut tcp, lingered).await?;
+    let Hello { accepted, shares, bytes } = client_hello::read(&mut tcp, lingered).await?;
     times.client_hello = begun.elapsed();
 
-    // Selection: server name → site, ALPN → protocol, signatures → certificate; all of it prepared before.
+    // Selection: server name → site, ALPN → protocol, signatures → certificate, keys sent → group; all of
+    // it prepared before.
     let begun = Instant::now();
     let hello = accepted.client_hello();
     let server_name = hello.server_name().map(|name| Arc::from(&*server_name::lower_case(name)));
-    let selected = listener.select(&hello).map(|selection| {
-        let prepared = selection.prepared;
-        (selection.index, prepared.protocol, prepared.config.clone())
-    });
+    let selected = listener
+        .select(&hello, &shares)
+        .map(|selection| (selection.index, selection.prepared.protocol, selection.config.clone()));
     times.select = begun.elapsed();
     let (prepared, protocol, config) = match selected {
         Ok(selected) => selected,

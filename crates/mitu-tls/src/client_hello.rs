@@ -1,5 +1,7 @@
 //! Reads the ClientHello, and no byte more than its flight, before any decision is made.
 
+mod key_shares;
+
 use std::future::poll_fn;
 use std::io::{self, Read};
 use std::pin::{Pin, pin};
@@ -9,12 +11,15 @@ use rustls::server::{Accepted, Acceptor};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
+pub use key_shares::KeyShares;
+
 use crate::handshake::HandshakeError;
 
 /// A ClientHello, whole.
 pub struct Hello {
     /// As rustls has read it, to decide by.
     pub accepted: Accepted,
+    pub shares: KeyShares,
     /// As it came, for the connection that answers it.
     pub bytes: Vec<u8>,
 }
@@ -39,7 +44,7 @@ pub async fn read(tcp: &mut TcpStream, unless: impl Future<Output = HandshakeErr
             return Err(HandshakeError::Closed);
         }
         match acceptor.accept() {
-            Ok(Some(accepted)) => return Ok(Hello { accepted, bytes }),
+            Ok(Some(accepted)) => return Ok(Hello { accepted, shares: KeyShares::of(&bytes), bytes }),
             Ok(None) => {}
             Err((error, mut alert)) => {
                 let mut bytes = Vec::new();

@@ -34,9 +34,10 @@ pub struct TlsPolicy {
     /// IANA names (`TLS_AES_128_GCM_SHA256`), most preferred first; empty:
     /// every suite the versions allow, in the order that is cheapest on this CPU.
     pub cipher_suites: Vec<String>,
-    /// Named groups (`X25519MLKEM768`, `X25519`, `secp256r1`, `secp384r1`) that are allowed, of which the client's first is
-    /// taken; empty: the provider's.
+    /// Named groups (`X25519MLKEM768`, `X25519`, `secp256r1`, `secp384r1`) that are allowed, most preferred first among
+    /// those that the client has sent a key for; empty: every group, the cheapest first.
     pub groups: Vec<String>,
+    pub post_quantum: PostQuantum,
     pub client_auth: ClientAuthConfig,
     /// TLS 1.3 tickets sent after a full handshake; 0: no resumption, in TLS 1.2 neither.
     pub tickets: usize,
@@ -46,6 +47,17 @@ pub struct TlsPolicy {
 pub enum Provider {
     #[serde(rename = "aws-lc")]
     AwsLc,
+}
+
+/// When the keys are exchanged in X25519MLKEM768.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PostQuantum {
+    /// Wherever the client can, if need be after asking it for its key, which takes a round trip.
+    Prefer,
+    /// Where the client has sent its key for it.
+    Allow,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ pub mod certificate;
 pub mod client_hello;
 pub mod config;
 pub mod error;
+pub mod group;
 pub mod handshake;
 pub mod identity;
 pub mod key_schedule;

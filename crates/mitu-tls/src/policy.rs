@@ -6,17 +6,21 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
+use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 use crate::certificate::{Certificate, read_chain};
 use crate::config::{ClientAuthConfig, Provider, TlsPolicy, Version};
 use crate::error::{Secrets, TlsConfigError};
+use crate::group::{self, Groups};
 use crate::key_schedule::cipher_suites;
 
 /// A policy made ready: what all server configurations under it share.
 #[derive(Debug)]
 pub struct PreparedPolicy {
-    crypto: Arc<CryptoProvider>,
+    /// One for each group, with that group alone, so that it is the one that rustls takes.
+    providers: Vec<Arc<CryptoProvider>>,
+    pub groups: Arc<Groups>,
     versions: Vec<&'static SupportedProtocolVersion>,
     verifier: Arc<dyn ClientCertVerifier>,
     tickets: usize,
@@ -26,7 +30,7 @@ pub struct PreparedPolicy {
 
 impl PreparedPolicy {
     pub fn new(policy: &TlsPolicy, alpn: &str, secrets: &Secrets) -> Result<Self, TlsConfigError> {
-        let crypto = Arc::new(crypto_provider(policy)?);
+        let crypto = crypto_provider(policy)?;
         let versions = versions(policy);
         let served =
             |version: &&SupportedProtocolVersion| crypto.cipher_suites.iter().any(|suite| suite.version() == *version);
@@ -34,26 +38,47 @@ impl PreparedPolicy {
             let reason = format!("no cipher suite for {:?} among those allowed", version.version);
             return Err(TlsConfigError::Policy { alpn: alpn.to_owned(), reason });
         }
+        if crypto.kx_groups.is_empty() {
+            let reason = "post_quantum is off, and no other group is allowed".to_owned();
+            return Err(TlsConfigError::Policy { alpn: alpn.to_owned(), reason });
+        }
+        let of = |group: &&'static dyn SupportedKxGroup| {
+            Arc::new(CryptoProvider { kx_groups: vec![*group], ..crypto.clone() })
+        };
         Ok(Self {
-            verifier: verifier(&policy.client_auth, &crypto, secrets)?,
+            providers: crypto.kx_groups.iter().map(of).collect(),
+            verifier: verifier(&policy.client_auth, &Arc::new(crypto.clone()), secrets)?,
             tickets: policy.tickets,
             suites: crypto.cipher_suites.iter().filter(|suite| versions.contains(&suite.version())).copied().collect(),
-            crypto,
+            groups: Arc::new(Groups::new(crypto.kx_groups, policy.post_quantum, versions.contains(&&TLS13))),
             versions,
         })
     }
 
-    /// The configuration for one certificate and one protocol. `ticketer`: none without resumption.
-    pub fn server_config(
+    /// The configurations for one certificate and one protocol, in the order of the groups. `ticketer`: none without
+    /// resumption.
+    pub fn server_configs(
         &self,
         alpn: &str,
         certificate: &Certificate,
-        ticketer: Option<Arc<dyn ProducesTickets>>,
+        ticketer: Option<&Arc<dyn ProducesTickets>>,
+    ) -> Result<Box<[Arc<ServerConfig>]>, TlsConfigError> {
+        let resolver = Arc::new(SingleCertAndKey::from(certificate.key.clone()));
+        let make = |provider| self.server_config(provider, alpn, &resolver, ticketer).map(Arc::new);
+        self.providers.iter().map(make).collect()
+    }
+
+    fn server_config(
+        &self,
+        provider: &Arc<CryptoProvider>,
+        alpn: &str,
+        resolver: &Arc<SingleCertAndKey>,
+        ticketer: Option<&Arc<dyn ProducesTickets>>,
     ) -> Result<ServerConfig, TlsConfigError> {
-        let mut config = ServerConfig::builder_with_provider(self.crypto.clone())
+        let mut config = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&self.versions)?
             .with_client_cert_verifier(self.verifier.clone())
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.key.clone())));
+            .with_cert_resolver(resolver.clone());
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
         // The server knows which suite its machine computes fastest; clients list them all as acceptable.
         config.ignore_client_order = true;
@@ -61,7 +86,7 @@ impl PreparedPolicy {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = self.tickets;
         if let Some(ticketer) = ticketer {
-            config.ticketer = ticketer;
+            config.ticketer = ticketer.clone();
         }
         Ok(config)
     }
@@ -86,15 +111,16 @@ pub fn crypto_provider(policy: &TlsPolicy) -> Result<CryptoProvider, TlsConfigEr
         };
         policy.cipher_suites.iter().map(find).collect::<Result<_, _>>()?
     };
-    let kx_groups = if policy.groups.is_empty() {
-        base.kx_groups
+    let mut kx_groups = if policy.groups.is_empty() {
+        group::cheapest_first(base.kx_groups)
     } else {
         let find = |name: &String| {
             let found = aws_lc_rs::ALL_KX_GROUPS.iter().find(|group| group_name(**group) == name.to_ascii_lowercase());
             found.copied().ok_or_else(|| TlsConfigError::UnknownGroup(name.clone()))
         };
-        policy.groups.iter().map(find).collect::<Result<_, _>>()?
+        policy.groups.iter().map(find).collect::<Result<Vec<_>, _>>()?
     };
+    kx_groups.retain(|group| group::is_allowed(group.name(), policy.post_quantum));
     Ok(CryptoProvider { cipher_suites, kx_groups, ..base })
 }
 
@@ -114,8 +140,8 @@ fn group_name(group: &dyn SupportedKxGroup) -> String {
     format!("{:?}", group.name()).to_ascii_lowercase()
 }
 
-/// AES-128 before AES-256, and the suites whose hash is SHA-256 first where only that hash has instructions of its
-/// own: the key schedule is a large part of a handshake's user time (docs/adr/0005).
+/// AES-128 before AES-256, and the suites whose hash is SHA-256 first where only that hash is computed with instructions
+/// of its own: the key schedule is a large part of a handshake's user time (docs/adr/0005).
 fn cheapest_first(mut suites: Vec<SupportedCipherSuite>) -> Vec<SupportedCipherSuite> {
     let fast_sha512 = has_sha512_instructions();
     suites.sort_by_key(|suite| match suite_name(suite) {
@@ -126,17 +152,17 @@ fn cheapest_first(mut suites: Vec<SupportedCipherSuite>) -> Vec<SupportedCipherS
     suites
 }
 
+/// Whether SHA-512, and so SHA-384, is computed with instructions for it. Some x86-64 CPUs have them, but neither AWS-LC
+/// nor the key schedule's sha2 has code for those.
 fn has_sha512_instructions() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("sha512");
     #[cfg(target_arch = "aarch64")]
     return std::arch::is_aarch64_feature_detected!("sha3");
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    #[cfg(not(target_arch = "aarch64"))]
     false
 }
 
 fn versions(policy: &TlsPolicy) -> Vec<&'static SupportedProtocolVersion> {
-    [(Version::Tls13, &rustls::version::TLS13), (Version::Tls12, &rustls::version::TLS12)]
+    [(Version::Tls13, &TLS13), (Version::Tls12, &TLS12)]
         .into_iter()
         .filter(|(version, _)| (policy.min_version..=policy.max_version).contains(version))
         .map(|(_, version)| version)
@@ -166,7 +192,10 @@ fn verifier(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use rustls::NamedGroup;
+
     use super::*;
+    use crate::config::PostQuantum;
 
     fn policy(cipher_suites: &[&str], groups: &[&str]) -> TlsPolicy {
         TlsPolicy {
@@ -175,6 +204,7 @@ mod tests {
             max_version: Version::Tls13,
             cipher_suites: cipher_suites.iter().map(ToString::to_string).collect(),
             groups: groups.iter().map(ToString::to_string).collect(),
+            post_quantum: PostQuantum::Allow,
             client_auth: ClientAuthConfig::None,
             tickets: 1,
         }
@@ -192,9 +222,26 @@ mod tests {
     }
 
     #[test]
-    fn aes_128_comes_first() {
+    fn the_cheapest_comes_first() {
         let crypto = crypto_provider(&policy(&[], &[])).unwrap();
-        assert_eq!(suite_name(&crypto.cipher_suites[0]), "TLS_AES_128_GCM_SHA256");
+        let tls13 = crypto.cipher_suites.iter().map(suite_name).filter(|name| !name.contains("_WITH_"));
+        let order: Vec<_> = tls13.collect();
+        assert_eq!(order[0], "TLS_AES_128_GCM_SHA256");
+        // SHA-384 before the other only where it is as cheap.
+        #[cfg(target_arch = "x86_64")]
+        assert_eq!(order[2], "TLS_AES_256_GCM_SHA384");
+        let groups: Vec<_> = crypto.kx_groups.iter().map(|group| group.name()).collect();
+        assert_eq!(groups[..3], [NamedGroup::X25519MLKEM768, NamedGroup::X25519, NamedGroup::secp256r1]);
+    }
+
+    #[test]
+    fn off_leaves_the_hybrid_out() {
+        for groups in [&[][..], &["X25519MLKEM768", "X25519"]] {
+            let off = TlsPolicy { post_quantum: PostQuantum::Off, ..policy(&[], groups) };
+            let crypto = crypto_provider(&off).unwrap();
+            assert_eq!(crypto.kx_groups[0].name(), NamedGroup::X25519);
+            assert!(crypto.kx_groups.iter().all(|group| group.name() != NamedGroup::X25519MLKEM768));
+        }
     }
 
     #[test]
@@ -204,8 +251,12 @@ mod tests {
     }
 
     #[test]
-    fn a_version_without_suites_is_refused() {
-        let refused = PreparedPolicy::new(&policy(&["TLS_AES_128_GCM_SHA256"], &[]), "h2", &Secrets::new());
-        assert!(matches!(refused, Err(TlsConfigError::Policy { .. })));
+    fn a_version_without_suites_and_a_policy_without_groups_are_refused() {
+        let hybrid = policy(&[], &["X25519MLKEM768"]);
+        let off = TlsPolicy { post_quantum: PostQuantum::Off, ..hybrid };
+        for policy in [policy(&["TLS_AES_128_GCM_SHA256"], &[]), off] {
+            let refused = PreparedPolicy::new(&policy, "h2", &Secrets::new());
+            assert!(matches!(refused, Err(TlsConfigError::Policy { .. })));
+        }
     }
 }

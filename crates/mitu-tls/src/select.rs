@@ -1,5 +1,5 @@
 //! The choice made from a ClientHello: site by server name, protocol by ALPN, certificate by what the client can
-//! verify. Every combination was prepared when the configuration was built, so a choice allocates nothing.
+//! verify, group by what it has sent keys for. Every combination was prepared when the configuration was built, so a choice allocates nothing.
 
 use std::sync::Arc;
 
@@ -8,8 +8,10 @@ use rustls::{AlertDescription, ServerConfig, SupportedCipherSuite};
 
 use crate::alpn::{AlpnTable, Decision};
 use crate::certificate::{Certificate, Certificates, KeyType};
+use crate::client_hello::KeyShares;
 use crate::config::{SiteConfig, TlsPolicy};
 use crate::error::{Secrets, TlsConfigError};
+use crate::group::Groups;
 use crate::policy::PreparedPolicy;
 use crate::server_name::{ServerNameTable, lower_case};
 use crate::ticket::{TicketScope, Ticketers};
@@ -31,10 +33,12 @@ struct Site {
     first: usize,
 }
 
-/// One TLS configuration, ready to run: (site, protocol, certificate).
+/// TLS configurations, ready to run, for one (site, protocol, certificate).
 #[derive(Debug)]
 pub struct Prepared {
-    pub config: Arc<ServerConfig>,
+    /// One for each of `groups`.
+    configs: Box<[Arc<ServerConfig>]>,
+    groups: Arc<Groups>,
     pub protocol: usize,
     /// The site's first server name, for labels.
     pub site: Arc<str>,
@@ -48,6 +52,7 @@ pub struct Selection<'a> {
     /// Index into [`Selector::prepared`].
     pub index: usize,
     pub prepared: &'a Prepared,
+    pub config: &'a Arc<ServerConfig>,
     /// None: the client has no ALPN extension.
     pub alpn: Option<Decision>,
 }
@@ -98,7 +103,8 @@ impl Selector {
                 };
                 for certificate in &chosen {
                     prepared.push(Prepared {
-                        config: Arc::new(ready.server_config(alpn, certificate, ticketer.clone())?),
+                        configs: ready.server_configs(alpn, certificate, ticketer.as_ref())?,
+                        groups: ready.groups.clone(),
                         protocol,
                         site: name.clone(),
                         key_type: certificate.key_type,
@@ -122,7 +128,7 @@ impl Selector {
         &self.prepared
     }
 
-    pub fn select(&self, hello: &ClientHello<'_>) -> Result<Selection<'_>, Refusal> {
+    pub fn select(&self, hello: &ClientHello<'_>, shares: &KeyShares) -> Result<Selection<'_>, Refusal> {
         let (alpn, protocol) = match hello.alpn() {
             Some(_) => {
                 let decision = self.alpn.decide(|| hello.alpn().into_iter().flatten());
@@ -142,7 +148,9 @@ impl Selector {
         // Where nothing suits, rustls says so to the client in its own words, on the first certificate.
         let certificate = site.certificates.iter().enumerate().find(suits).map_or(0, |(at, _)| at);
         let index = block + certificate;
-        Ok(Selection { index, prepared: &self.prepared[index], alpn })
+        let prepared = &self.prepared[index];
+        let group = prepared.groups.choose(hello.named_groups().unwrap_or_default(), shares);
+        Ok(Selection { index, prepared, config: &prepared.configs[group], alpn })
     }
 }
 

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use mitu_tls::certificate::load_all;
 use mitu_tls::client_hello;
-use mitu_tls::config::{CertificateConfig, ClientAuthConfig, Provider, SiteConfig, TicketsConfig, TlsPolicy, Version};
+use mitu_tls::config::{
+    CertificateConfig, ClientAuthConfig, PostQuantum, Provider, SiteConfig, TicketsConfig, TlsPolicy, Version,
+};
 use mitu_tls::error::Secrets;
 use mitu_tls::handshake::{self, Failed};
 use mitu_tls::identity::ClientIdentity;
@@ -18,9 +20,11 @@ use mitu_tls::select::{Selector, SelectorConfig};
 use mitu_tls::ticket::Ticketers;
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    AlertDescription, ClientConfig, DigitallySignedStruct, Error, HandshakeKind, SignatureScheme,
+    AlertDescription, ClientConfig, DigitallySignedStruct, Error, HandshakeKind, NamedGroup, SignatureScheme,
     SupportedProtocolVersion,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,6 +38,9 @@ struct Chosen {
     site: String,
     key_type: &'static str,
     resumed: bool,
+    group: NamedGroup,
+    /// Whether the client was asked for another key.
+    retried: bool,
     identity: Option<String>,
 }
 
@@ -61,8 +68,8 @@ async fn serve(selector: Selector) -> (std::net::SocketAddr, Outcomes) {
 
 async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Failed> {
     let hello = client_hello::read(&mut tcp, pending()).await?;
-    let (prepared, config) = match selector.select(&hello.accepted.client_hello()) {
-        Ok(selection) => (selection.index, selection.prepared.config.clone()),
+    let (prepared, config) = match selector.select(&hello.accepted.client_hello(), &hello.shares) {
+        Ok(selection) => (selection.index, selection.config.clone()),
         Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
     };
     let finished = handshake::run(tcp, hello.bytes, config).await?;
@@ -75,6 +82,8 @@ async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Faile
         site: prepared.site.to_string(),
         key_type: prepared.key_type.name(),
         resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
+        group: tls.negotiated_key_exchange_group().unwrap().name(),
+        retried: tls.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest),
         identity: leaf.and_then(|leaf| ClientIdentity::from_verified(leaf).common_name),
     };
     // The ticket goes out with the server's end of the connection.
@@ -124,6 +133,7 @@ fn policy(min_version: Version, client_auth: ClientAuthConfig) -> TlsPolicy {
         max_version: Version::Tls13,
         cipher_suites: vec![],
         groups: vec![],
+        post_quantum: PostQuantum::Allow,
         client_auth,
         tickets: 1,
     }
@@ -131,13 +141,22 @@ fn policy(min_version: Version, client_auth: ClientAuthConfig) -> TlsPolicy {
 
 /// `h2` wants TLS 1.3, `mqtt` allows 1.2 and a client certificate, `private/1` demands one.
 fn selector(pki: &Pki, no_alpn: Option<usize>, default_site: Option<usize>) -> Selector {
-    let certificates = load_all(&pki.certificates, &pki.secrets, &base_provider(Provider::AwsLc)).unwrap();
     let ca = || "ca".to_owned();
     let policies = [
         ("h2", policy(Version::Tls13, ClientAuthConfig::None)),
         ("mqtt", policy(Version::Tls12, ClientAuthConfig::Optional { ca: ca() })),
         ("private/1", policy(Version::Tls13, ClientAuthConfig::Required { ca: ca() })),
     ];
+    selector_of(pki, &policies, no_alpn, default_site)
+}
+
+fn selector_of(
+    pki: &Pki,
+    policies: &[(&str, TlsPolicy)],
+    no_alpn: Option<usize>,
+    default_site: Option<usize>,
+) -> Selector {
+    let certificates = load_all(&pki.certificates, &pki.secrets, &base_provider(Provider::AwsLc)).unwrap();
     let site = |name: &str| SiteConfig {
         names: vec![name.to_owned()],
         certificates: pki.certificates.iter().map(|certificate| certificate.id.clone()).collect(),
@@ -201,18 +220,22 @@ struct Client<'a> {
     alpn: &'a [&'a str],
     versions: &'a [&'static SupportedProtocolVersion],
     schemes: &'a [SignatureScheme],
+    /// It sends a key for the first; with the hybrid, one for X25519 as well.
+    groups: &'a [&'static dyn SupportedKxGroup],
     device: Option<&'a Pki>,
 }
 
 impl Default for Client<'_> {
     fn default() -> Self {
-        Self { alpn: &["h2"], versions: rustls::ALL_VERSIONS, schemes: &[ECDSA, RSA], device: None }
+        const GROUPS: &[&dyn SupportedKxGroup] = &[X25519, SECP256R1];
+        Self { alpn: &["h2"], versions: rustls::ALL_VERSIONS, schemes: &[ECDSA, RSA], groups: GROUPS, device: None }
     }
 }
 
 impl Client<'_> {
     fn config(&self) -> Arc<ClientConfig> {
-        let builder = ClientConfig::builder_with_provider(Arc::new(base_provider(Provider::AwsLc)))
+        let provider = CryptoProvider { kx_groups: self.groups.to_vec(), ..base_provider(Provider::AwsLc) };
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(self.versions)
             .unwrap()
             .dangerous()
@@ -286,10 +309,53 @@ async fn the_certificate_is_one_the_client_can_verify() {
         (&[ECDSA], tls12, "ecdsa-p256"),
         (&[RSA], tls12, "rsa"),
     ] {
-        let client = Client { alpn: &["mqtt"], versions, schemes, device: None };
+        let client = Client { alpn: &["mqtt"], versions, schemes, ..Client::default() };
         connect(address, "a.test", client.config()).await.unwrap();
         assert_eq!(last(&outcomes).await.unwrap().key_type, expected, "{schemes:?} {versions:?}");
     }
+}
+
+#[tokio::test]
+async fn the_group_is_one_the_client_has_a_key_for_unless_the_hybrid_is_preferred() {
+    const HYBRID: NamedGroup = NamedGroup::X25519MLKEM768;
+    let pki = pki();
+    let make = |alpn, post_quantum, groups: &[&str]| {
+        let groups = groups.iter().map(ToString::to_string).collect();
+        (alpn, TlsPolicy { post_quantum, groups, ..policy(Version::Tls12, ClientAuthConfig::None) })
+    };
+    let policies = [
+        make("prefer", PostQuantum::Prefer, &[]),
+        make("allow", PostQuantum::Allow, &[]),
+        make("off", PostQuantum::Off, &[]),
+        make("listed", PostQuantum::Allow, &["secp384r1", "X25519"]),
+    ];
+    let (address, outcomes) = serve(selector_of(&pki, &policies, None, Some(0))).await;
+    let tls12 = &[&rustls::version::TLS12][..];
+    for (alpn, groups, versions, group, retried) in [
+        ("prefer", &[X25519MLKEM768, X25519][..], rustls::ALL_VERSIONS, HYBRID, false),
+        ("allow", &[X25519MLKEM768, X25519], rustls::ALL_VERSIONS, HYBRID, false),
+        ("off", &[X25519MLKEM768, X25519], rustls::ALL_VERSIONS, NamedGroup::X25519, false),
+        // No key for the hybrid.
+        ("prefer", &[X25519, X25519MLKEM768], rustls::ALL_VERSIONS, HYBRID, true),
+        ("allow", &[X25519, X25519MLKEM768], rustls::ALL_VERSIONS, NamedGroup::X25519, false),
+        ("prefer", &[X25519, SECP256R1], rustls::ALL_VERSIONS, NamedGroup::X25519, false),
+        // A key for one that costs more is better than a round trip, and the listed order counts among those without.
+        ("allow", &[SECP384R1, X25519], rustls::ALL_VERSIONS, NamedGroup::secp384r1, false),
+        ("listed", &[X25519, SECP384R1], rustls::ALL_VERSIONS, NamedGroup::X25519, false),
+        ("listed", &[SECP256R1, X25519, SECP384R1], rustls::ALL_VERSIONS, NamedGroup::secp384r1, true),
+        ("allow", &[X25519MLKEM768], rustls::ALL_VERSIONS, HYBRID, false),
+        // TLS 1.2 has neither hybrid nor keys sent ahead.
+        ("prefer", &[SECP256R1, X25519MLKEM768, X25519], tls12, NamedGroup::X25519, false),
+    ] {
+        let client = Client { alpn: &[alpn], groups, versions, ..Client::default() };
+        connect(address, "a.test", client.config()).await.unwrap();
+        let chosen = last(&outcomes).await.unwrap();
+        assert_eq!((chosen.group, chosen.retried), (group, retried), "{alpn} {groups:?} {versions:?}");
+    }
+    let nothing = Client { alpn: &["listed"], groups: &[SECP256R1], ..Client::default() };
+    let refused = connect(address, "a.test", nothing.config()).await.unwrap_err();
+    assert_eq!(refused, Error::AlertReceived(AlertDescription::HandshakeFailure));
+    assert_eq!(last(&outcomes).await, Err("peer_incompatible"));
 }
 
 #[tokio::test]

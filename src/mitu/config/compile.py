@@ -198,6 +198,7 @@ class Compiler:
             "max_version": policy.max_version,
             "cipher_suites": list(policy.cipher_suites),
             "groups": list(policy.groups),
+            "post_quantum": policy.post_quantum,
             "client_auth": client_auth,
             "tickets": policy.tickets,
         }

@@ -20,6 +20,7 @@ class Policy:
     max_version: str
     cipher_suites: tuple[str, ...]
     groups: tuple[str, ...]
+    post_quantum: str
     client_auth: str
     client_ca: Path | None
     tickets: int
@@ -40,6 +41,7 @@ def merge(listener: ListenerTls, protocol: TlsSettings | None) -> Policy:
         max_version=own.max_version or under.max_version or high,
         cipher_suites=_first(own.cipher_suites, under.cipher_suites),
         groups=_first(own.groups, under.groups),
+        post_quantum=own.post_quantum or listener.post_quantum or "allow",
         client_auth=own.client_auth or listener.client_auth or "none",
         client_ca=own.client_ca or listener.client_ca,
         tickets=next(one for one in (own.tickets, listener.tickets, 1) if one is not None),

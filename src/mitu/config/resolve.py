@@ -58,6 +58,7 @@ def _policy(listener: Listener, protocol: Protocol) -> dict[str, Any]:
         "max_version": policy.max_version,
         "cipher_suites": list(policy.cipher_suites) or None,
         "groups": list(policy.groups) or None,
+        "post_quantum": policy.post_quantum,
         "client_auth": policy.client_auth,
         "client_ca": None if policy.client_ca is None else str(policy.client_ca),
         "tickets": policy.tickets,

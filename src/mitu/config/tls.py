@@ -13,6 +13,7 @@ Version = Literal["1.2", "1.3"]
 Policy = Literal["modern", "intermediate"]
 ClientAuth = Literal["none", "optional", "required"]
 Provider = Literal["aws-lc"]
+PostQuantum = Literal["prefer", "allow", "off"]
 
 # IANA name: OpenSSL's name. Every one is an AEAD with forward secrecy, so none is on HTTP/2's list of prohibited
 # suites (RFC 9113, appendix A).
@@ -30,7 +31,8 @@ TLS12_SUITES = {
     "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
 }
 SUITES = TLS13_SUITES | TLS12_SUITES
-GROUPS = ("X25519MLKEM768", "X25519", "secp256r1", "secp384r1")
+HYBRID = "X25519MLKEM768"
+GROUPS = (HYBRID, "X25519", "secp256r1", "secp384r1")
 _SUITE_ALIASES = {openssl.lower(): iana for iana, openssl in SUITES.items()}
 _GROUP_ALIASES = {
     "p-256": "secp256r1",
@@ -89,6 +91,12 @@ class Certificate(Model):
     )
 
 
+_POST_QUANTUM = (
+    "When keys are exchanged in X25519MLKEM768, which a quantum computer does not break. `prefer`: with every client"
+    " that knows it, at the price of a round trip where it has not sent its key; `allow`: where it has; `off`: never."
+)
+
+
 class TlsSettings(Model):
     """What a listener sets for all its protocols, and a protocol may set for itself."""
 
@@ -106,9 +114,10 @@ class TlsSettings(Model):
     )
     groups: Groups | None = Field(
         default=None,
-        description="Key exchange groups that are allowed, of which the client's first is taken; the provider's when"
-        " left out.",
+        description="Key exchange groups, most preferred first among those that the client has sent a key for; when"
+        " left out, all of them, the cheapest first.",
     )
+    post_quantum: PostQuantum | None = Field(default=None, description=_POST_QUANTUM)
     client_auth: ClientAuth | None = Field(
         default=None, description="Whether clients are asked for a certificate (`optional`) and must have one."
     )
@@ -129,6 +138,7 @@ class ListenerTls(TlsSettings):
         description="`modern`: TLS 1.3 only; `intermediate`: TLS 1.2 and 1.3 (Mozilla's server side TLS). Explicit"
         " settings beside it override it.",
     )
+    post_quantum: PostQuantum | None = Field(default="allow", description=_POST_QUANTUM)
     client_auth: ClientAuth | None = Field(
         default="none", description="Whether clients are asked for a certificate (`optional`) and must have one."
     )

@@ -6,8 +6,8 @@ from typing import Any
 
 from mitu.config.diagnostic import Loc, nearest
 from mitu.config.listeners import HTTP_PROTOCOLS, Listener, Protocol
-from mitu.config.policy import merge
-from mitu.config.tls import TLS12_SUITES, TLS13_SUITES
+from mitu.config.policy import Policy, merge
+from mitu.config.tls import HYBRID, TLS12_SUITES, TLS13_SUITES
 from mitu.config.types import shown
 from mitu.config.validate import Findings
 
@@ -97,9 +97,9 @@ def _check_tls(findings: Findings, listener: Listener, loc: Loc) -> None:
         findings.add("E023", "TLS needs at least one certificate", (*loc, "tls", "certificates"))
     if tls.certificates == () and not findings.complete(*loc, "tls"):
         return
-    policies = [((*loc, "tls"), merge(tls, None))]
+    policies: list[tuple[Loc, Policy, str | None]] = [((*loc, "tls"), merge(tls, None), tls.post_quantum)]
     policies += [
-        ((*loc, "protocols", at, "tls"), merge(tls, protocol.tls))
+        ((*loc, "protocols", at, "tls"), merge(tls, protocol.tls), protocol.tls.post_quantum)
         for at, protocol in enumerate(listener.protocols)
         if protocol.tls.model_fields_set
     ]
@@ -111,7 +111,7 @@ def _check_tls(findings: Findings, listener: Listener, loc: Loc) -> None:
             findings.add(code, message, where, **rest)
         told.add((code, message))
 
-    for where, policy in policies:
+    for where, policy, post_quantum in policies:
         if policy.min_version > policy.max_version:
             say("E032", f"min_version {policy.min_version} is above max_version {policy.max_version}", where)
         else:
@@ -135,7 +135,9 @@ def _check_tls(findings: Findings, listener: Listener, loc: Loc) -> None:
         if policy.client_auth != "none" and policy.client_ca is None and findings.complete(*where):
             hint = "set client_ca to the PEM file of the authorities that sign the clients' certificates"
             say("E052", f"client_auth is '{policy.client_auth}', but there is no client_ca", where, hint=hint)
-    used = any(policy.client_auth != "none" for _, policy in policies)
+        if contradiction := _contradiction(policy, post_quantum):
+            say("E036", contradiction, where)
+    used = any(policy.client_auth != "none" for _, policy, _ in policies)
     if tls.client_ca is not None and not used and findings.complete(*loc):
         hint = "set client_auth to optional or required"
         findings.add(
@@ -144,3 +146,18 @@ def _check_tls(findings: Findings, listener: Listener, loc: Loc) -> None:
             (*loc, "tls", "client_ca"),
             hint=hint,
         )
+
+
+def _contradiction(policy: Policy, own: str | None) -> str | None:
+    """What keeps `post_quantum` from having its effect. `own`: as it is set here, and not inherited.
+
+    A protocol without TLS 1.3 may well inherit `prefer` from its listener.
+    """
+    listed = HYBRID in policy.groups
+    if policy.post_quantum == "prefer" and policy.groups and not listed:
+        return f"post_quantum is 'prefer', but {HYBRID} is not among the groups"
+    if policy.post_quantum == "off" and listed:
+        return f"post_quantum is 'off', but {HYBRID} is among the groups"
+    if own == "prefer" and policy.max_version == "1.2":
+        return "post_quantum is 'prefer', but max_version is 1.2, which cannot do it"
+    return None

@@ -25,8 +25,17 @@ impl TicketScope {
         policy: &TlsPolicy,
         secrets: &Secrets,
     ) -> Result<Self, TlsConfigError> {
-        // How many tickets are sent is no rule that a session is under.
-        let TlsPolicy { provider, min_version, max_version, cipher_suites, groups, client_auth, tickets: _ } = policy;
+        // How many tickets are sent is no rule that a session is under, and each TLS 1.3 connection chooses its group anew.
+        let TlsPolicy {
+            provider,
+            min_version,
+            max_version,
+            cipher_suites,
+            groups,
+            post_quantum: _,
+            client_auth,
+            tickets: _,
+        } = policy;
         let (mode, ca) = match client_auth {
             ClientAuthConfig::None => ("none", &[][..]),
             ClientAuthConfig::Optional { ca } => ("optional", secret(secrets, ca)?),
@@ -90,6 +99,7 @@ fn version_name(version: Version) -> &'static str {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::config::PostQuantum;
 
     struct Ingredients {
         listener: &'static str,
@@ -110,6 +120,7 @@ mod tests {
                 max_version: Version::Tls13,
                 cipher_suites: vec!["TLS_AES_128_GCM_SHA256".to_owned()],
                 groups: vec!["X25519".to_owned()],
+                post_quantum: PostQuantum::Allow,
                 client_auth: ClientAuthConfig::Optional { ca: "one".to_owned() },
                 tickets: 1,
             },
@@ -147,6 +158,7 @@ mod tests {
     #[test]
     fn what_is_no_rule_is_no_part_of_it() {
         assert_eq!(scope(|_| {}), scope(|it| it.policy.tickets = 4));
+        assert_eq!(scope(|_| {}), scope(|it| it.policy.post_quantum = PostQuantum::Off));
         assert_eq!(scope(|_| {}), scope(|it| it.names.reverse()));
         let moved = scope(|it| {
             it.secrets.insert("elsewhere/one".to_owned(), b"one".to_vec());

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::sync::Barrier;
 use std::thread;
 
-use crate::config::{ClientAuthConfig, Provider, TlsPolicy, Version};
+use crate::config::{ClientAuthConfig, PostQuantum, Provider, TlsPolicy, Version};
 
 const HOUR: u64 = 3_600_000;
 const ROTATION: u64 = 6 * HOUR;
@@ -20,6 +20,7 @@ fn scope(alpn: &str) -> TicketScope {
         max_version: Version::Tls13,
         cipher_suites: vec![],
         groups: vec![],
+        post_quantum: PostQuantum::Allow,
         client_auth: ClientAuthConfig::None,
         tickets: 1,
     };

@@ -1,3 +1,3 @@
 module mitu/tests/client
 
-go 1.24
+go 1.25

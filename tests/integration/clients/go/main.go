@@ -30,6 +30,7 @@ type report struct {
 	Failures   []string       `json:"failures"`
 	Protocols  map[string]int `json:"protocols"`
 	Negotiated map[string]int `json:"negotiated"`
+	Groups     map[string]int `json:"groups"`
 	Resumed    int            `json:"resumed"`
 	Body       string         `json:"body"`
 }
@@ -64,7 +65,9 @@ func main() {
 	}
 	client := &http.Client{Transport: transport(*protocol, *connect, *close, roots), Timeout: 30 * time.Second}
 
-	total := report{Failures: []string{}, Protocols: map[string]int{}, Negotiated: map[string]int{}}
+	total := report{
+		Failures: []string{}, Protocols: map[string]int{}, Negotiated: map[string]int{}, Groups: map[string]int{},
+	}
 	var lock sync.Mutex
 	var group sync.WaitGroup
 	tickets := make(chan struct{}, options.n)
@@ -130,6 +133,7 @@ func work(client *http.Client, options options, tickets chan struct{}, lock *syn
 			total.Succeeded++
 			total.Protocols[response.Proto]++
 			total.Negotiated[response.TLS.NegotiatedProtocol]++
+			total.Groups[response.TLS.CurveID.String()]++
 			if response.TLS.DidResume {
 				total.Resumed++
 			}
