@@ -12,7 +12,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build demo test test-rust test-python lint lint-rust lint-python fmt bench peers docs wheel lock ci clean
+.PHONY: help setup build demo test test-rust test-python lint lint-rust lint-python fmt bench peers docs wheel wheel-pgo lock ci clean
 
 help: ## List the tasks.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
@@ -74,6 +74,11 @@ docs: build ## Write docs/reference anew from the models.
 
 wheel: $(VENV)/.ready ## Build the wheel into dist/.
 	$(BIN)/maturin build --release --out dist
+
+wheel-pgo: $(VENV)/.ready ## Build the wheel into dist/, optimised by a profile of its own handshakes.
+	@rustup component add llvm-tools
+	cargo build --release --quiet --package mitu-load
+	$(BIN)/maturin build --release --pgo --interpreter $(BIN)/python --out dist
 
 lock: $(VENV)/.ready ## Write constraints.txt anew from the newest versions that pyproject.toml allows.
 	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --group dev .

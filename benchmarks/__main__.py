@@ -1,12 +1,14 @@
-"""Every benchmark, one after the other: `python -m benchmarks [--quick] [--json | --markdown] [--only mitu,nginx]`."""
+"""Every benchmark, one after the other: `python -m benchmarks [--quick] [--json [FILE]] [--only mitu,nginx]`."""
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 from benchmarks import alpn, handshake, idle_memory, requests, storm, tickets
 from benchmarks.harness.load import LoadError
+from benchmarks.harness.results import Form, Result, write
 
 ALL = (
     handshake.BENCHMARK,
@@ -20,7 +22,8 @@ ALL = (
 
 def main() -> int:
     """The command line, which every benchmark understands. Returns the exit code."""
-    documents = []
+    results: list[Result] = []
+    outputs: Mapping[Form, Path | None] = {}
     failed = 0
     for benchmark in ALL:
         try:
@@ -29,12 +32,11 @@ def main() -> int:
             print(f"benchmarks.{benchmark.name}: {error}", file=sys.stderr)
             failed += 1
             continue
-        if options.form == "json":
-            documents.append(result.document())
-        else:
-            result.show(options.form)
-    if documents:
-        print(json.dumps(documents, indent=2))
+        results.append(result)
+        outputs = options.outputs
+        if None not in outputs.values():
+            result.show()
+    write(outputs, [result.document() for result in results], results)
     return 1 if failed else 0
 
 

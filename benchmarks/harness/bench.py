@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from benchmarks.harness import certificates, process
 from benchmarks.harness.load import LoadError
-from benchmarks.harness.results import Form, Result
+from benchmarks.harness.results import Form, Result, write
 from benchmarks.harness.server import Server, ServerError
 from benchmarks.peers import DEFAULT, PEERS, Peer, Settings
 
@@ -33,10 +33,13 @@ _SETTLE_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Options:
-    """A benchmark's command line. `seconds`: how long one measurement lasts; `connections`: to hold, where any are."""
+    """A benchmark's command line. `seconds`: how long one measurement lasts; `connections`: to hold, where any are.
+
+    `outputs`: the forms that are asked for, each with its file, None for standard output.
+    """
 
     quick: bool
-    form: Form
+    outputs: Mapping[Form, Path | None]
     only: Sequence[str]
     cases: Sequence[str]
     rounds: int
@@ -127,22 +130,24 @@ def options(name: str, description: str | None, defaults: Defaults, arguments: S
     """Read a benchmark's command line."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="under a minute, less exact")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", dest="form", action="store_const", const="json", help="print JSON")
-    form.add_argument("--markdown", dest="form", action="store_const", const="markdown", help="print Markdown tables")
-    parser.set_defaults(form="table")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="print JSON, or write it to FILE")
+    parser.add_argument("--markdown", nargs="?", const="-", metavar="FILE", help="print Markdown, or write it to FILE")
     parser.add_argument("--only", metavar="NAMES", help=f"servers to measure, of: {','.join(PEERS)}")
     parser.add_argument("--case", metavar="NAMES", help="tables to make, by their names in the JSON")
     parser.add_argument("--connections", type=int, help="idle connections to hold (idle_memory)")
     parser.add_argument("--rounds", type=int, help="times that each server has its turn")
     parser.add_argument("--seconds", type=float, help="how long each turn lasts")
     given = parser.parse_args(arguments)
+    asked: dict[Form, str | None] = {"json": given.json, "markdown": given.markdown}
+    if list(asked.values()).count("-") > 1:
+        parser.error("JSON and Markdown cannot both be printed: name a file for one of them")
+    outputs = {form: None if file == "-" else Path(file) for form, file in asked.items() if file is not None}
     only = given.only.split(",") if given.only else list(defaults.servers)
     if unknown := [server for server in only if server not in PEERS]:
         parser.error(f"unknown server {', '.join(unknown)}; known: {', '.join(PEERS)}")
     return Options(
         quick=given.quick,
-        form=given.form,
+        outputs=outputs,
         only=only,
         cases=given.case.split(",") if given.case else (),
         rounds=given.rounds or (defaults.quick_rounds if given.quick else defaults.rounds),
@@ -187,5 +192,7 @@ class Benchmark:
         except LoadError as error:
             print(f"benchmarks.{self.name}: {error}", file=sys.stderr)
             return 1
-        result.show(chosen.form)
+        write(chosen.outputs, result.document(), [result])
+        if None not in chosen.outputs.values():
+            result.show()
         return 0

@@ -6,7 +6,7 @@ import json
 import platform
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 SUBJECT = "mitu"
-Form = Literal["table", "json", "markdown"]
+Form = Literal["json", "markdown"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,15 @@ class Series:
         return (max(self.rounds) - min(self.rounds)) / self.median if self.median else 0.0
 
 
+@dataclass(frozen=True)
+class Goal:
+    """The most that mitu's figure in `column` may be: as a share of that of the row `to`, or by itself without one."""
+
+    column: str
+    at_most: float
+    to: str | None = None
+
+
 @dataclass
 class Sheet:
     """One table. `rows`: by server, then by column; ratios are formed on the column `figure`."""
@@ -46,6 +55,7 @@ class Sheet:
     rows: dict[str, dict[str, Series]] = field(default_factory=dict)
     #: Rows that show mitu's own figure under another condition; no ratio is formed against them.
     variants: frozenset[str] = frozenset()
+    goals: Sequence[Goal] = ()
 
     def add(self, server: str, **values: float) -> None:
         """One round's figures of `server`."""
@@ -64,6 +74,28 @@ class Sheet:
             if server not in {SUBJECT, *self.variants} and self.figure in row and row[self.figure].median
         }
 
+    def reached(self, goal: Goal) -> float | None:
+        """What is held against `goal`; None when it was not measured, which is not the same as met."""
+        rows = [SUBJECT] if goal.to is None else [SUBJECT, goal.to]
+        if any(goal.column not in self.rows.get(row, {}) for row in rows):
+            return None
+        figures = [self.rows[row][goal.column].median for row in rows]
+        if goal.to is None:
+            return figures[0]
+        return figures[0] / figures[1] if figures[1] else None
+
+    def verdicts(self) -> Iterator[list[str]]:
+        """For people: each goal, what was measured, and whether that is enough."""
+        for goal in self.goals:
+            value, column = self.reached(goal), self.columns[goal.column]
+            wanted = f"{column} ≤ {goal.at_most:g}"
+            if goal.to is not None:
+                wanted = f"{column}, {SUBJECT} ÷ {goal.to} ≤ {goal.at_most:.2f}"
+            if value is None:
+                yield [wanted, "", "not measured"]
+            else:
+                yield [wanted, f"{value:.2f}", "yes" if value <= goal.at_most else "no"]
+
     def document(self) -> dict[str, Any]:
         """The table as JSON has it."""
         rows = {
@@ -80,6 +112,16 @@ class Sheet:
             "columns": dict(self.columns),
             "rows": rows,
             "ratios": {"subject": SUBJECT, "to": self.ratios()},
+            "goals": [
+                {
+                    "column": goal.column,
+                    "to": goal.to,
+                    "goal": goal.at_most,
+                    "value": value,
+                    "met": None if value is None else value <= goal.at_most,
+                }
+                for goal, value in ((goal, self.reached(goal)) for goal in self.goals)
+            ],
         }
 
     def headings(self) -> list[str]:
@@ -101,13 +143,18 @@ class Sheet:
             table.add_column(heading, justify="left" if heading == "server" else "right")
         for line in self.lines():
             table.add_row(*line)
+        if self.goals:
+            table.caption = "\n".join(" | ".join(verdict) for verdict in self.verdicts())
+            table.caption_justify = "left"
         return table
 
     def markdown(self) -> str:
         """For `docs/benchmarks.md`."""
         rule = ["---", *("---:" for _ in self.headings()[1:])]
-        lines = [" | ".join(cells) for cells in [self.headings(), rule, *self.lines()]]
-        return "\n".join([f"**{self.title}**", "", *(f"| {line} |" for line in lines), ""])
+        parts = [f"**{self.title}**", "", *_rows([self.headings(), rule, *self.lines()]), ""]
+        if self.goals:
+            parts += [*_rows([["goal", "measured", "met"], ["---", "---:", "---"], *self.verdicts()]), ""]
+        return "\n".join(parts)
 
 
 @dataclass
@@ -149,18 +196,27 @@ class Result:
         described = machine()
         yield f"{described['cpu']}, {described['cores']} cores, Linux {described['kernel']}; rounds: {self.rounds}"
 
-    def show(self, form: Form) -> None:
-        """Print it to standard output."""
-        if form == "json":
-            print(json.dumps(self.document(), indent=2))
-        elif form == "markdown":
-            print(*(sheet.markdown() for sheet in self.sheets), *self.remarks(), sep="\n")
+    def markdown(self) -> str:
+        """For `docs/benchmarks.md`."""
+        return "\n".join([*(sheet.markdown() for sheet in self.sheets), *self.remarks()])
+
+    def show(self) -> None:
+        """Print it as tables to standard output."""
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        for sheet in self.sheets:
+            console.print(sheet.table())
+        for remark in self.remarks():
+            console.print(remark, markup=False, highlight=False)
+
+
+def write(outputs: Mapping[Form, Path | None], document: Any, results: Sequence[Result]) -> None:
+    """Write `results` in each form that is asked for, to its file or, for None, to standard output."""
+    for form, path in outputs.items():
+        text = json.dumps(document, indent=2) if form == "json" else "\n".join(one.markdown() for one in results)
+        if path is None:
+            print(text)
         else:
-            console = Console(width=None if sys.stdout.isatty() else 140)
-            for sheet in self.sheets:
-                console.print(sheet.table())
-            for remark in self.remarks():
-                console.print(remark, markup=False, highlight=False)
+            path.write_text(text + "\n", encoding="utf-8")
 
 
 def machine() -> dict[str, Any]:
@@ -173,6 +229,10 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
+
+
+def _rows(lines: Iterable[list[str]]) -> Iterator[str]:
+    return (f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _number(value: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from benchmarks.harness.server import Server, free_ports, running
 
 TEMPLATES = Path(__file__).parent / "templates"
 GO_SOURCE = Path(__file__).parent / "go"
+#: The group that OpenSSL has since 3.5, and the other libraries here have too.
+HYBRID = "X25519MLKEM768"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,21 @@ class Peer:
     #: Whether it relays MQTT, and whether on the HTTPS port, by ALPN.
     mqtt: bool = True
     one_port: bool = False
+    #: The flag that makes it say which OpenSSL it has; None when it has another library.
+    openssl: str | None = None
+
+    def lacks_hybrid(self) -> str | None:
+        """Why this server cannot exchange keys in X25519MLKEM768; None when it can."""
+        program = self.find()
+        if self.openssl is None or program is None:
+            return None
+        said = subprocess.run([program, self.openssl], capture_output=True, text=True, check=False)
+        # HAProxy says what it was built with first, and what it runs with last.
+        versions = re.findall(r"OpenSSL ((\d+)\.(\d+)\S*)", said.stdout + said.stderr)
+        if not versions:
+            return f"{self.openssl} names no version of OpenSSL"
+        name, major, minor = versions[-1]
+        return None if (int(major), int(minor)) >= (3, 5) else f"OpenSSL {name}, which is older than 3.5"
 
     @contextmanager
     def start(self, settings: Settings) -> Iterator[Server]:
@@ -63,7 +81,13 @@ class Peer:
             folder = Path(name)
             https, mqtt = free_ports(2)
             ports = {"https": https} | ({"mqtt": https if self.one_port else mqtt} if self.mqtt else {})
-            values = {**_values(settings, folder, https, mqtt), **self.extra, "program": str(program)}
+            hybrid = "" if self.lacks_hybrid() else f"{HYBRID}:"
+            values = {
+                **_values(settings, folder, https, mqtt),
+                **self.extra,
+                "program": str(program),
+                "hybrid": hybrid,
+            }
             if self.template is not None:
                 config = folder / self.template
                 config.write_text(_fill((TEMPLATES / self.template).read_text(), values))
@@ -144,6 +168,7 @@ _ALL = (
         command="@program@ -c @config@ -p @folder@",
         template="nginx.conf",
         mqtt=False,
+        openssl="-V",
     ),
     Peer(
         name="haproxy",
@@ -151,6 +176,7 @@ _ALL = (
         get="install the Debian package haproxy",
         command="@program@ -db -f @config@",
         template="haproxy.cfg",
+        openssl="-vv",
     ),
     Peer(
         name="envoy",

@@ -77,6 +77,25 @@ def test_handshakes(available: list[str]) -> None:
         assert found["p256"]["rows"][server]["resumed"]["median"] == 0
         assert found["p256-resumed"]["rows"][server]["resumed"]["median"] > 0.5
         assert found["p256"]["rows"][server]["cpu_us"]["median"] > 10
+    goals = {goal["to"]: goal for goal in found["p256"]["goals"]}
+    assert goals.keys() == {"floor: with the key operations", "go", "nginx", "envoy"}
+    for to, goal in goals.items():
+        assert goal["value"] == found["p256"]["ratios"]["to"].get(to)
+        assert goal["met"] == (None if goal["value"] is None else goal["value"] <= goal["goal"])
+
+
+def test_post_quantum_handshakes_leave_out_who_cannot(available: list[str]) -> None:
+    servers = [*available, *({"go"} & {*PEERS} - {*available})]
+    document = measure("handshake", servers, "--case", "p256-pq")
+    rows = sheets(document)["p256-pq"]["rows"]
+    peers = importlib.import_module("benchmarks.peers").PEERS
+    for name in servers:
+        if peers[name].find() is None:
+            continue
+        lack = peers[name].lacks_hybrid()
+        assert (name in rows) == (lack is None)
+        assert lack is None or any(name in note and lack in note for note in document["notes"])
+    assert "mitu" in rows and "floor: with the key operations" in rows
 
 
 @pytest.mark.parametrize("program", ["wrk", "h2load"])
@@ -138,6 +157,24 @@ def test_every_missing_server_is_named_with_a_way_to_get_it(available: list[str]
     assert json.loads(done.stdout)["missing"] == {"nginx": "install the Debian package nginx-light"}
 
 
+def test_one_run_is_written_in_both_forms(available: list[str], tmp_path: Path) -> None:
+    document, page = tmp_path / "run.json", tmp_path / "run.md"
+    command = [sys.executable, "-m", "benchmarks.alpn", "--quick", "--rounds", "1", "--only", "mitu"]
+    done = subprocess.run(
+        [*command, "--json", str(document), "--markdown", str(page)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for sheet in json.loads(document.read_text())["sheets"]:
+        assert sheet["title"] in page.read_text()
+        assert sheet["title"] in done.stdout
+    refused = subprocess.run([*command, "--json", "--markdown"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "cannot both be printed" in refused.stderr
+
+
 @pytest.fixture
 def shared_port() -> Iterator[int]:
     """A port that somebody serves already, in the way that lets others share it."""
@@ -185,6 +222,22 @@ def test_a_thread_that_ended_spoils_the_count(harness: ModuleType) -> None:
     assert cpu({(1, 1): 30, (1, 2): 7}).since(cpu({(1, 1): 10})) == 27
     with pytest.raises(RuntimeError, match="1 thread"):
         cpu({(1, 1): 30}).since(cpu({(1, 1): 10, (1, 2): 5}))
+
+
+def test_a_goal_that_was_not_measured_is_not_met(harness: ModuleType) -> None:
+    results = importlib.import_module("benchmarks.harness.results")
+    goals = [results.Goal("cpu", 0.5, "nginx"), results.Goal("cpu", 0.5, "go"), results.Goal("blocked", 1)]
+    sheet = results.Sheet("s", "S", "cpu", {"cpu": "CPU", "blocked": "blocked %"}, goals=goals)
+    sheet.add("mitu", cpu=10.0, blocked=1.5)
+    sheet.add("nginx", cpu=20.0)
+    assert [(goal["value"], goal["met"]) for goal in sheet.document()["goals"]] == [
+        (0.5, True),
+        (None, None),
+        (1.5, False),
+    ]
+    assert "| CPU, mitu ÷ nginx ≤ 0.50 | 0.50 | yes |" in sheet.markdown()
+    assert "| CPU, mitu ÷ go ≤ 0.50 |  | not measured |" in sheet.markdown()
+    assert "| blocked % ≤ 1 | 1.50 | no |" in sheet.markdown()
 
 
 def test_ratios_are_of_medians(harness: ModuleType) -> None:

@@ -34,7 +34,7 @@ func main() {
 	settings := &tls.Config{
 		Certificates:     []tls.Certificate{pair},
 		MinVersion:       tls.VersionTLS12,
-		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384},
+		CurvePreferences: []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256, tls.CurveP384},
 	}
 	if *mqtt != "" {
 		relayed := settings.Clone()
