@@ -118,6 +118,36 @@ def test_storm(available: list[str]) -> None:
             assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["max_ms"]
 
 
+def test_contention(available: list[str]) -> None:
+    go = importlib.import_module("benchmarks.peers").PEERS["go"].find() is not None
+    servers = ["mitu", "go"] if go else available
+    found = sheets(measure("contention", servers))
+    assert found.keys() == {"rate-1000", "rate-5000", "clients"} | ({"saturated"} if go else set())
+    for name, sheet in found.items():
+        for server in servers:
+            row = {column: series["median"] for column, series in sheet["rows"][server].items()}
+            assert row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["p999_ms"], (name, server)
+            assert 0 <= row["blocked"] < 100 and 0 <= row["failed"] < 100 and row["per_second"] > 10
+    assert {goal["column"] for goal in found["clients"]["goals"]} == {"p99_ms", "blocked"}
+
+
+BURN = "while True: sum(range(1000))"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_waiting_for_a_lock_is_seen(harness: ModuleType, threads: int) -> None:
+    """Two threads of Python wait for each other's lock all the time, one alone never."""
+    locks = importlib.import_module("benchmarks.harness.locks")
+    code = f"import threading\nfor _ in range({threads - 1}): threading.Thread(target=lambda: exec({BURN!r})).start()"
+    with subprocess.Popen([sys.executable, "-c", f"{code}\nprint('started', flush=True)\n{BURN}"], stdout=-1) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        server = harness.Server("burning", child.pid, {}, ROOT)
+        _, waited = locks.waited(server, lambda: threading.Event().wait(1))
+        child.kill()
+    assert waited > 0.2 if threads == 2 else waited == 0
+
+
 def test_idle_memory(available: list[str]) -> None:
     # The kernel's part is that of the whole machine, where others give memory back meanwhile.
     found = sheets(measure("idle_memory", available, "--connections", "100", least=-100.0))

@@ -5,12 +5,14 @@ package main
 import (
 	"crypto/tls"
 	"flag"
+	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"runtime/metrics"
 	"time"
 )
 
@@ -47,6 +49,7 @@ func main() {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/health", health)
+	mux.HandleFunc("/mutex-wait", mutexWait)
 	mux.Handle("/", proxy(*upstream))
 	server := &http.Server{
 		Addr:              *listen,
@@ -58,6 +61,13 @@ func main() {
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 128},
 	}
 	log.Fatal(server.ListenAndServeTLS("", ""))
+}
+
+// mutexWait tells how long goroutines have waited for locks so far, for benchmarks/contention.py.
+func mutexWait(response http.ResponseWriter, _ *http.Request) {
+	sample := []metrics.Sample{{Name: "/sync/mutex/wait/total:seconds"}}
+	metrics.Read(sample)
+	fmt.Fprintf(response, `{"seconds":%g}`, sample[0].Value.Float64())
 }
 
 func health(response http.ResponseWriter, _ *http.Request) {
