@@ -76,7 +76,7 @@ wheel: $(VENV)/.ready ## Build the wheel into dist/.
 	$(BIN)/maturin build --release --out dist
 
 wheel-pgo: $(VENV)/.ready ## Build the wheel into dist/, optimised by a profile of its own handshakes.
-	@rustup component add llvm-tools
+	@if command -v rustup >/dev/null; then rustup component add llvm-tools; fi
 	cargo build --release --quiet --package mitu-load
 	$(BIN)/maturin build --release --pgo --interpreter $(BIN)/python --out dist
 
