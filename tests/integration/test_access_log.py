@@ -25,7 +25,7 @@ from support.servers import Server, echo
 from .conftest import Serve, Start
 
 Line = dict[str, Any]
-STAGES = ["accept_wait_us", "client_hello_us", "select_us", "crypto_us", "client_flight_us", "total_us"]
+STAGES = ["accept_wait_us", "client_hello_us", "select_us", "gate_us", "crypto_us", "client_flight_us", "total_us"]
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 

@@ -21,7 +21,7 @@ from support.servers import Server, echo
 
 from .conftest import Serve, Start
 
-STAGES = ("accept_wait", "client_hello", "select", "crypto", "client_flight", "total")
+STAGES = ("accept_wait", "client_hello", "select", "gate", "crypto", "client_flight", "total")
 HANDSHAKE = "mitu_tls_handshake_duration_seconds"
 
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::files;
@@ -15,6 +16,9 @@ use crate::gateway::{self, Intake};
 use crate::listener::LiveListener;
 use crate::socket::stop_new_connections;
 use crate::worker::Worker;
+
+/// How many connections to accept before looking at others.
+const IN_A_ROW: u64 = 16;
 
 /// How long to leave the kernel alone when there are no descriptors left, or no memory.
 const EXHAUSTED: Duration = Duration::from_millis(20);
@@ -32,11 +36,18 @@ pub async fn run(socket: StdListener, live: Arc<LiveListener>, worker: Arc<Worke
     let drain = live.drain.subscribe();
     let mut watched = drain.clone();
     let mut started = pin!(watched.started());
-    while !drain.draining() {
+    for accepts in 1_u64.. {
+        if drain.draining() {
+            break;
+        }
         tokio::select! {
             biased;
             accepted = socket.accept() => intake(accepted, &live, &worker).await,
             () = &mut started => {}
+        }
+        // Established connections are not to wait for a whole queue of new ones.
+        if accepts.is_multiple_of(IN_A_ROW) {
+            yield_now().await;
         }
     }
     if inherited {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,7 @@ pub struct RuntimeConfig {
     pub kept_files: Option<i32>,
     pub access_log: Option<AccessLogConfig>,
     pub tickets: TicketsConfig,
+    pub handshakes: HandshakesConfig,
     pub certificates: Vec<CertificateConfig>,
     pub listeners: Vec<ListenerConfig>,
     pub upstreams: Vec<UpstreamConfig>,
@@ -39,6 +41,37 @@ pub enum Scheduler {
     PerCore,
     /// One runtime whose threads steal each other's connections.
     WorkStealing,
+}
+
+/// How handshakes take turns, on every listener alike (`gate.rs`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandshakesConfig {
+    /// One that would wait for longer, or has, is shed.
+    pub patience_ms: u64,
+    /// Most that may wait on one worker; none: as many as patience allows.
+    pub queue: Option<usize>,
+    /// Bits of an address that tell one source from another.
+    pub source_prefix: SourcePrefix,
+    /// Full and resumed ones from one source; none: unlimited.
+    pub source_rate: Option<RateConfig>,
+    /// The same for one server name.
+    pub server_name_rate: Option<RateConfig>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourcePrefix {
+    pub ipv4: u8,
+    pub ipv6: u8,
+}
+
+/// A token bucket, of which each worker has an equal part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateConfig {
+    pub per_second: NonZeroU32,
+    pub burst: NonZeroU32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use crate::connection::Connection;
 use crate::dispatch;
 use crate::drain::Drain;
+use crate::gate::{Kind, Pass, Refused};
 use crate::listener::{Listener, Slot};
 use crate::proxy_protocol;
 use crate::worker::Worker;
@@ -45,7 +46,14 @@ pub async fn connection(intake: Intake) {
     // One deadline bounds everything before the first application byte. Boxed, so that an open connection does not
     // carry the room that its handshake needed.
     let limit = Duration::from_millis(listener.timeouts.handshake_ms);
-    let secured = Box::pin(timeout(limit, secure(tcp, &mut peer, address, &listener, &mut drain, &mut times))).await;
+    let secured = Box::pin(async {
+        let pass = worker.gate.pass();
+        let secure = secure(tcp, &mut peer, address, &listener, &mut drain, &pass, &mut times);
+        let secured = timeout(limit, pass.run(secure)).await;
+        times.gate = pass.waited();
+        secured
+    })
+    .await;
     times.total = accepted_at.elapsed();
     let secured = match secured.unwrap_or_else(|_| Err(HandshakeError::Timeout.into())) {
         Ok(secured) => secured,
@@ -103,6 +111,7 @@ async fn secure(
     address: SocketAddr,
     listener: &Listener,
     drain: &mut Drain,
+    pass: &Pass,
     times: &mut StageTimes,
 ) -> Result<Secured, Failed> {
     // The listener's own address is the connection's, unless it stands for all of the machine's.
@@ -122,13 +131,17 @@ async fn secure(
         }
     }
 
+    // From here on in turns, which sources have alike.
+    pass.comes_from(peer.ip()).map_err(|refused| reset(&tcp, refused))?;
+    pass.turn(Kind::Hello).await.map_err(|refused| reset(&tcp, refused))?;
+
     // ClientHello: read once, before anything is decided. A drain waits for those that have begun.
     let begun = Instant::now();
     let lingered = async {
         drain.lingered().await;
         HandshakeError::Draining
     };
-    let Hello { accepted, shares, bytes } = client_hello::read(&mut tcp, lingered).await?;
+    let Hello { accepted, offer, bytes } = client_hello::read(&mut tcp, lingered).await?;
     times.client_hello = begun.elapsed();
 
     // Selection: server name → site, ALPN → protocol, signatures → certificate, keys sent → group; all of
@@ -137,13 +150,19 @@ async fn secure(
     let hello = accepted.client_hello();
     let server_name = hello.server_name().map(|name| Arc::from(&*server_name::lower_case(name)));
     let selected = listener
-        .select(&hello, &shares)
+        .select(&hello, &offer)
         .map(|selection| (selection.index, selection.prepared.protocol, selection.config.clone()));
     times.select = begun.elapsed();
     let (prepared, protocol, config) = match selected {
         Ok(selected) => selected,
         Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
     };
+
+    // Gate: established connections and other sources have their turns before the signature.
+    let kind = if offer.resumes { Kind::Resumed } else { Kind::Full };
+    let asked = server_name.as_deref().map_or(Ok(()), |name| pass.asks_for(name));
+    asked.map_err(|refused| reset(&tcp, refused))?;
+    pass.turn(kind).await.map_err(|refused| reset(&tcp, refused))?;
 
     // Handshake: this side's computing and the client's answers are timed apart.
     let Finished { stream, crypto, client_flight } = handshake::run(tcp, bytes, config).await?;
@@ -163,6 +182,16 @@ async fn secure(
         return Err(HandshakeError::Tls(CertificateError::Expired.into()).into());
     }
     Ok(Secured { stream, prepared, protocol, local, version, cipher, resumed, server_name, identity })
+}
+
+/// Closing is to cost neither side anything more.
+fn reset(tcp: &TcpStream, refused: Refused) -> Failed {
+    let _ = tcp.set_zero_linger();
+    let error = match refused {
+        Refused::Shed => HandshakeError::Shed,
+        Refused::RateLimited => HandshakeError::RateLimited,
+    };
+    error.into()
 }
 
 /// `::ffff:192.0.2.1`, which a socket for all addresses calls an IPv4 peer, is 192.0.2.1 to everybody here.
@@ -226,6 +255,6 @@ mod tests {
                 relay::serve(stream, connection, upstream, metrics)
             });
         let sizes = [size(connection), h1, h2, relay];
-        assert!(sizes.iter().zip([768, 896, 2048, 512]).all(|(size, most)| *size <= most), "{sizes:?}");
+        assert!(sizes.iter().zip([832, 896, 2048, 512]).all(|(size, most)| *size <= most), "{sizes:?}");
     }
 }

@@ -7,6 +7,7 @@ pub mod dispatch;
 pub mod drain;
 pub mod files;
 pub mod filter;
+pub mod gate;
 pub mod gateway;
 pub mod listener;
 pub mod protocol;

@@ -11,7 +11,7 @@ use mitu_telemetry::connections::ListenerMetrics;
 use mitu_telemetry::tls::{HandshakeLabels, HandshakeMetrics};
 use mitu_tls::alpn::{Decision, OFFERED_SETS};
 use mitu_tls::certificate::Certificates;
-use mitu_tls::client_hello::KeyShares;
+use mitu_tls::client_hello::Offer;
 use mitu_tls::error::{Secrets, TlsConfigError};
 use mitu_tls::handshake::Reason;
 use mitu_tls::select::{Prepared, Refusal, Selection, Selector, SelectorConfig};
@@ -126,8 +126,8 @@ impl Listener {
     }
 
     /// Chooses for a ClientHello, and counts what was offered and chosen.
-    pub fn select(&self, hello: &ClientHello<'_>, shares: &KeyShares) -> Result<Selection<'_>, Refusal> {
-        let result = self.selector.select(hello, shares);
+    pub fn select(&self, hello: &ClientHello<'_>, offer: &Offer) -> Result<Selection<'_>, Refusal> {
+        let result = self.selector.select(hello, offer);
         match &result {
             Ok(selection) => self.count_alpn(selection.alpn, Some(selection.prepared)),
             Err(refusal) => self.count_alpn(refusal.alpn, None),

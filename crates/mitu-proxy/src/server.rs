@@ -186,7 +186,8 @@ impl Server {
         }
         let access_log = open_access_log(config.access_log.as_ref(), &telemetry.connections)?;
         telemetry.access_log.store(access_log.map(Arc::new));
-        let workers = Workers::start(config.workers, config.scheduler, &telemetry).map_err(ServerError::Start)?;
+        let workers = Workers::start(config.workers, config.scheduler, &config.handshakes, &telemetry)
+            .map_err(ServerError::Start)?;
         bound.iter().try_for_each(Bound::listen)?;
         let live = bound.into_iter().map(|bound| bound.serve(&workers)).collect();
         let retired = Vec::new();
@@ -231,6 +232,7 @@ impl Server {
 
         // Nothing below fails.
         files::keep(config.kept_files);
+        state.workers.workers.iter().for_each(|worker| worker.gate.configure(&config.handshakes, from));
         if let Some(log) = new_log {
             self.telemetry.access_log.store(log.map(Arc::new));
             state.access_log = config.access_log;

@@ -10,8 +10,9 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::config::Scheduler;
+use crate::config::{HandshakesConfig, Scheduler};
 use crate::connection::ConnectionTable;
+use crate::gate::Gate;
 
 /// How long a lookup of an upstream's name, which runs on a thread of its own, may hold up the end.
 const LAST_LOOKUPS: Duration = Duration::from_secs(1);
@@ -26,6 +27,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Worker {
     pub index: usize,
     pub connections: Arc<ConnectionTable>,
+    pub gate: Arc<Gate>,
     pub telemetry: Arc<Telemetry>,
 }
 
@@ -50,9 +52,18 @@ struct Core {
 }
 
 impl Workers {
-    pub fn start(count: usize, scheduler: Scheduler, telemetry: &Arc<Telemetry>) -> io::Result<Self> {
+    pub fn start(
+        count: usize,
+        scheduler: Scheduler,
+        handshakes: &HandshakesConfig,
+        telemetry: &Arc<Telemetry>,
+    ) -> io::Result<Self> {
         let workers = (0..count)
-            .map(|index| Arc::new(Worker { index, connections: Arc::default(), telemetry: telemetry.clone() }))
+            .map(|index| {
+                let telemetry = telemetry.clone();
+                let gate = Arc::new(Gate::new(handshakes, count, telemetry.tls.waiting(index)));
+                Arc::new(Worker { index, connections: Arc::default(), gate, telemetry })
+            })
             .collect();
         let runtimes = match scheduler {
             Scheduler::PerCore => Runtimes::PerCore((0..count).map(Core::start).collect::<io::Result<_>>()?),

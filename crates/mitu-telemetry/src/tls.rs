@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use serde::Serialize;
 
 use crate::register;
@@ -27,6 +29,8 @@ pub struct StageTimes {
     pub client_hello: Duration,
     /// Choosing protocol, certificate and TLS configuration.
     pub select: Duration,
+    /// Waiting for its turns, which counts in the other stages as well.
+    pub gate: Duration,
     /// This side's computation: key exchange, signature, key schedule, and writing the flights.
     pub crypto: Duration,
     /// Waiting for the client's next flight.
@@ -42,6 +46,7 @@ impl StageTimes {
             ("accept_wait", self.accept_wait),
             ("client_hello", self.client_hello),
             ("select", self.select),
+            ("gate", self.gate),
             ("crypto", self.crypto),
             ("client_flight", self.client_flight),
             ("total", self.total),
@@ -49,7 +54,7 @@ impl StageTimes {
     }
 }
 
-const STAGES: usize = 6;
+const STAGES: usize = 7;
 
 /// Stage times as whole microseconds, for a log line.
 impl Serialize for StageTimes {
@@ -67,6 +72,7 @@ impl Serialize for StageTimes {
 pub struct Families {
     stages: HistogramVec,
     failures: IntCounterVec,
+    waiting: IntGaugeVec,
     alpn: IntCounterVec,
     /// Listener and list of each series of `alpn`: clients choose the lists, and series outlive configurations.
     offered: Mutex<HashSet<(String, String)>>,
@@ -85,7 +91,7 @@ pub struct HandshakeLabels<'a> {
     pub site: &'a str,
 }
 
-/// The six histograms of one kind of handshake.
+/// The seven histograms of one kind of handshake.
 #[derive(Debug)]
 pub struct HandshakeMetrics([Histogram; STAGES]);
 
@@ -115,6 +121,13 @@ impl Families {
                 "mitu_tls_handshake_failures_total",
                 "Handshakes that did not finish, by reason.",
                 &["listener", "reason"],
+            )?,
+            waiting: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("mitu_tls_handshakes_waiting", "Handshakes that wait for a turn to compute."),
+                    &["worker"],
+                ),
             )?,
             alpn: counter(
                 "mitu_alpn_decisions_total",
@@ -147,6 +160,10 @@ impl Families {
 
     pub fn failure(&self, listener: &str, reason: &str) -> IntCounter {
         self.failures.with_label_values(&[listener, reason])
+    }
+
+    pub fn waiting(&self, worker: usize) -> IntGauge {
+        self.waiting.with_label_values(&[&*worker.to_string()])
     }
 
     pub fn alpn(&self, listener: &str, offered: &str, chosen: &str) -> IntCounter {

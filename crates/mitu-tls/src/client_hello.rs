@@ -1,6 +1,6 @@
 //! Reads the ClientHello, and no byte more than its flight, before any decision is made.
 
-mod key_shares;
+mod offer;
 
 use std::future::poll_fn;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use rustls::server::{Accepted, Acceptor};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-pub use key_shares::KeyShares;
+pub use offer::Offer;
 
 use crate::handshake::HandshakeError;
 
@@ -19,7 +19,7 @@ use crate::handshake::HandshakeError;
 pub struct Hello {
     /// As rustls has read it, to decide by.
     pub accepted: Accepted,
-    pub shares: KeyShares,
+    pub offer: Offer,
     /// As it came, for the connection that answers it.
     pub bytes: Vec<u8>,
 }
@@ -44,7 +44,7 @@ pub async fn read(tcp: &mut TcpStream, unless: impl Future<Output = HandshakeErr
             return Err(HandshakeError::Closed);
         }
         match acceptor.accept() {
-            Ok(Some(accepted)) => return Ok(Hello { accepted, shares: KeyShares::of(&bytes), bytes }),
+            Ok(Some(accepted)) => return Ok(Hello { accepted, offer: Offer::of(&bytes), bytes }),
             Ok(None) => {}
             Err((error, mut alert)) => {
                 let mut bytes = Vec::new();

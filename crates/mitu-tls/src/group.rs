@@ -4,7 +4,7 @@
 use rustls::NamedGroup;
 use rustls::crypto::SupportedKxGroup;
 
-use crate::client_hello::KeyShares;
+use crate::client_hello::Offer;
 use crate::config::PostQuantum;
 
 /// X25519 with ML-KEM-768, for TLS 1.3 alone.
@@ -24,17 +24,17 @@ impl Groups {
         Self { all, post_quantum, tls13 }
     }
 
-    /// The place of the group to use with a client that knows `offered` and has sent keys for `shares`. Where nothing
+    /// The place of the group to use with a client that knows `offered` and has sent keys for `offer`. Where nothing
     /// fits it is the first, and rustls says so to the client.
     ///
     /// What the client has sent a key for comes before what it has not: asking for another key takes a round trip. The
     /// hybrid is worth that to those who `prefer` it only.
-    pub fn choose(&self, offered: &[NamedGroup], shares: &KeyShares) -> usize {
-        let tls13 = self.tls13 && shares.tls13;
+    pub fn choose(&self, offered: &[NamedGroup], offer: &Offer) -> usize {
+        let tls13 = self.tls13 && offer.tls13;
         let rank = |name: NamedGroup| match (name == HYBRID, tls13) {
             (true, false) => None,
             (true, true) if self.post_quantum == PostQuantum::Prefer => Some(0),
-            (_, true) if shares.contains(name) => Some(1),
+            (_, true) if offer.contains(name) => Some(1),
             (false, _) => Some(2),
             (true, true) => Some(3),
         };

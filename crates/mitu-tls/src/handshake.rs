@@ -30,6 +30,10 @@ pub enum HandshakeError {
     Timeout,
     #[error("the listener drains, and the client had not begun")]
     Draining,
+    #[error("it would have waited for longer than a client does")]
+    Shed,
+    #[error("its source, or the server name that it asks for, has more handshakes than `handshakes` allows")]
+    RateLimited,
     #[error("malformed PROXY header: {0}")]
     ProxyProtocol(&'static str),
     #[error("refused: {0:?}")]
@@ -62,6 +66,8 @@ impl HandshakeError {
             Self::Closed => Reason::ClientClosed,
             Self::Timeout => Reason::Timeout,
             Self::Draining => Reason::Draining,
+            Self::Shed => Reason::Shed,
+            Self::RateLimited => Reason::RateLimited,
             Self::ProxyProtocol(_) => Reason::ProxyProtocol,
             Self::Refused(AlertDescription::NoApplicationProtocol) => Reason::NoApplicationProtocol,
             Self::Refused(AlertDescription::UnrecognisedName) => Reason::UnrecognizedName,

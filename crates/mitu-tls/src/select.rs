@@ -8,7 +8,7 @@ use rustls::{AlertDescription, ServerConfig, SupportedCipherSuite};
 
 use crate::alpn::{AlpnTable, Decision};
 use crate::certificate::{Certificate, Certificates, KeyType};
-use crate::client_hello::KeyShares;
+use crate::client_hello::Offer;
 use crate::config::{SiteConfig, TlsPolicy};
 use crate::error::{Secrets, TlsConfigError};
 use crate::group::Groups;
@@ -128,7 +128,7 @@ impl Selector {
         &self.prepared
     }
 
-    pub fn select(&self, hello: &ClientHello<'_>, shares: &KeyShares) -> Result<Selection<'_>, Refusal> {
+    pub fn select(&self, hello: &ClientHello<'_>, offer: &Offer) -> Result<Selection<'_>, Refusal> {
         let (alpn, protocol) = match hello.alpn() {
             Some(_) => {
                 let decision = self.alpn.decide(|| hello.alpn().into_iter().flatten());
@@ -149,7 +149,7 @@ impl Selector {
         let certificate = site.certificates.iter().enumerate().find(suits).map_or(0, |(at, _)| at);
         let index = block + certificate;
         let prepared = &self.prepared[index];
-        let group = prepared.groups.choose(hello.named_groups().unwrap_or_default(), shares);
+        let group = prepared.groups.choose(hello.named_groups().unwrap_or_default(), offer);
         Ok(Selection { index, prepared, config: &prepared.configs[group], alpn })
     }
 }

@@ -68,7 +68,7 @@ async fn serve(selector: Selector) -> (std::net::SocketAddr, Outcomes) {
 
 async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Failed> {
     let hello = client_hello::read(&mut tcp, pending()).await?;
-    let (prepared, config) = match selector.select(&hello.accepted.client_hello(), &hello.shares) {
+    let (prepared, config) = match selector.select(&hello.accepted.client_hello(), &hello.offer) {
         Ok(selection) => (selection.index, selection.config.clone()),
         Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
     };
@@ -86,6 +86,7 @@ async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Faile
         retried: tls.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest),
         identity: leaf.and_then(|leaf| ClientIdentity::from_verified(leaf).common_name),
     };
+    assert!(hello.offer.resumes || !chosen.resumed);
     // The ticket goes out with the server's end of the connection.
     stream.shutdown().await.unwrap();
     Ok(chosen)

@@ -16,7 +16,7 @@ from mitu.config.compile_routes import compile_routes
 from mitu.config.connection_limits import connection_limits, kept_files
 from mitu.config.diagnostic import Diagnostic, Loc, Report
 from mitu.config.listeners import Listener, Protocol
-from mitu.config.model import Config
+from mitu.config.model import Config, Handshakes, Rate
 from mitu.config.policy import Policy, merge
 from mitu.config.resolve import effective_no_alpn
 from mitu.config.sites import DEAR, Candidate, dear_certificates, derive_sites
@@ -109,6 +109,7 @@ class Compiler:
             "kept_files": kept_files(self.open_files, workers, len(listeners)),
             "access_log": self._access_log(),
             "tickets": ticket_settings(config.tickets, self.inspector, self.secrets),
+            "handshakes": _handshakes(config.handshakes),
             "certificates": list(self.certificates.values()),
             "listeners": listeners,
             "upstreams": [*upstreams, *self._handler_upstreams()],
@@ -321,6 +322,20 @@ def cores() -> int:
 
 def milliseconds(value: timedelta) -> int:
     return round(value / timedelta(milliseconds=1))
+
+
+def _handshakes(handshakes: Handshakes) -> dict[str, Any]:
+    return {
+        "patience_ms": milliseconds(handshakes.patience),
+        "queue": handshakes.queue,
+        "source_prefix": {"ipv4": handshakes.ipv4_prefix, "ipv6": handshakes.ipv6_prefix},
+        "source_rate": _rate(handshakes.source_rate),
+        "server_name_rate": _rate(handshakes.server_name_rate),
+    }
+
+
+def _rate(rate: Rate | None) -> dict[str, int] | None:
+    return None if rate is None else {"per_second": rate.per_second, "burst": rate.burst or 2 * rate.per_second}
 
 
 def _balancer(balancer: Balancer) -> dict[str, Any]:

@@ -100,6 +100,40 @@ class Tickets(Model):
         return self
 
 
+class Rate(Model):
+    """A token bucket."""
+
+    per_second: Annotated[int, IntRange(1, 1_000_000)] = Field(description="Handshakes a second, for long.")
+    burst: Annotated[int, IntRange(1, 1_000_000)] | None = Field(
+        default=None, description="Handshakes at once; when left out, those of two seconds."
+    )
+
+
+class Handshakes(Model):
+    """How handshakes take turns in a storm, on every listener alike. Nothing of it has to be set."""
+
+    patience: Annotated[timedelta, DurationRange("10ms", "60s")] = Field(
+        default=timedelta(seconds=5),
+        description="A handshake that would wait for its turn for longer, or has, is reset: its client has given up.",
+    )
+    queue: Annotated[int, IntRange(1, 10_000_000)] | None = Field(
+        default=None,
+        description="Handshakes that may wait on one worker; when left out, as many as `patience` has time for.",
+    )
+    ipv4_prefix: Annotated[int, IntRange(0, 32)] = Field(
+        default=24, description="Leading bits of an IPv4 address that tell one source from another."
+    )
+    ipv6_prefix: Annotated[int, IntRange(0, 128)] = Field(
+        default=48, description="Leading bits of an IPv6 address that tell one source from another."
+    )
+    source_rate: Rate | None = Field(
+        default=None, description="Most handshakes from one source; unlimited when left out."
+    )
+    server_name_rate: Rate | None = Field(
+        default=None, description="Most handshakes for one server name; unlimited when left out."
+    )
+
+
 class AccessLog(Model):
     """One JSON line a request or connection. Lines that cannot be written in time are dropped and counted."""
 
@@ -128,6 +162,7 @@ class Config(Model):
     admin: Admin = Field(default=Admin(), description="The admin endpoint.")
     logging: Logging = Field(default=Logging(), description="Logs.")
     tickets: Tickets = Field(default=Tickets(), description="Session tickets.")
+    handshakes: Handshakes = Field(default=Handshakes(), description="How handshakes take turns.")
     listeners: tuple[Listener, ...] = Field(description="TLS ports.")
     upstreams: tuple[Upstream, ...] = Field(default=(), description="Groups of endpoints that routes send to.")
 

@@ -20,6 +20,7 @@ _STAGES = {
     "accept_wait_us": "accept",
     "client_hello_us": "ClientHello",
     "select_us": "select",
+    "gate_us": "gate",
     "crypto_us": "crypto",
     "client_flight_us": "client",
 }

@@ -27,6 +27,10 @@ reasons! {
     Timeout => "timeout";
     /// The listener drained, and the client had not begun.
     Draining => "draining";
+    /// It would have waited for its turn for longer than a client does.
+    Shed => "shed";
+    /// Its source, or its server name, has had its part.
+    RateLimited => "rate_limited";
     /// A trusted peer's PROXY header is malformed.
     ProxyProtocol => "proxy_protocol";
     /// What came is no TLS, or out of place.

@@ -1,5 +1,6 @@
-//! The groups that a ClientHello has keys for already, which rustls knows and does not say: a server that chooses one of
-//! them answers at once, and one that chooses another asks again (HelloRetryRequest) and waits for a round trip.
+//! What of a ClientHello rustls knows and does not say. The groups that it has keys for already: a server that chooses
+//! one of them answers at once, and one that chooses another asks again (HelloRetryRequest) and waits for a round trip.
+//! And whether it comes with a session to resume, which spares a signature.
 
 use std::borrow::Cow;
 
@@ -9,26 +10,30 @@ use rustls::NamedGroup;
 const MAX: usize = 8;
 
 const HANDSHAKE: u8 = 22;
+const SESSION_TICKET: u16 = 35;
+const PRE_SHARED_KEY: u16 = 41;
 const SUPPORTED_VERSIONS: u16 = 43;
 const KEY_SHARE: u16 = 51;
 const TLS13: [u8; 2] = [3, 4];
 
-/// What a client has keys for.
+/// What a client brings.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct KeyShares {
+pub struct Offer {
     /// Whether the client speaks TLS 1.3 at all.
     pub tls13: bool,
     /// Group codes; zero is none's.
     groups: [u16; MAX],
+    /// Whether it has a ticket, which may or may not open.
+    pub resumes: bool,
 }
 
-impl KeyShares {
+impl Offer {
     /// Reads the bytes of a ClientHello that rustls has accepted. Of one that is cut short, what is there counts.
     pub fn of(records: &[u8]) -> Self {
-        let mut shares = Self::default();
+        let mut offer = Self::default();
         // The end of what is there ends the search.
-        let _ = shares.fill(&message(records));
-        shares
+        let _ = offer.fill(&message(records));
+        offer
     }
 
     pub fn contains(&self, group: NamedGroup) -> bool {
@@ -50,6 +55,9 @@ impl KeyShares {
             let mut body = hello.vector16()?;
             match kind {
                 SUPPORTED_VERSIONS => self.tls13 = body.vector8()?.0.chunks_exact(2).any(|version| version == TLS13),
+                PRE_SHARED_KEY => self.resumes = true,
+                // An empty one, in TLS 1.2, asks for a ticket.
+                SESSION_TICKET => self.resumes |= !body.0.is_empty(),
                 KEY_SHARE => self.add(body.vector16()?),
                 _ => {}
             }
@@ -147,27 +155,27 @@ mod tests {
     fn the_shares_are_found_however_the_message_is_cut() {
         let records = client(&[kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1], &[&TLS13]);
         for records in [cut(&records, 9), cut(&records, 700), records] {
-            let shares = KeyShares::of(&records);
-            assert!(shares.tls13);
-            assert!(shares.contains(NamedGroup::X25519MLKEM768) && shares.contains(NamedGroup::X25519));
-            assert!(!shares.contains(NamedGroup::secp256r1));
+            let offer = Offer::of(&records);
+            assert!(offer.tls13);
+            assert!(offer.contains(NamedGroup::X25519MLKEM768) && offer.contains(NamedGroup::X25519));
+            assert!(!offer.contains(NamedGroup::secp256r1));
         }
     }
 
     #[test]
     fn tls_12_has_none() {
-        let shares = KeyShares::of(&client(&[kx_group::X25519, kx_group::SECP256R1], &[&TLS12]));
-        assert_eq!(shares, KeyShares::default());
+        let offer = Offer::of(&client(&[kx_group::X25519, kx_group::SECP256R1], &[&TLS12]));
+        assert_eq!(offer, Offer::default());
     }
 
     #[test]
     fn no_prefix_and_no_garbage_makes_it_panic() {
         let records = client(&[kx_group::X25519], &[&TLS13, &TLS12]);
         for end in 0..records.len() {
-            assert!(KeyShares::of(&records[..end]).groups.iter().filter(|group| **group != 0).count() <= 1);
+            assert!(Offer::of(&records[..end]).groups.iter().filter(|group| **group != 0).count() <= 1);
             let mut wrong = records.clone();
             wrong[end] = !wrong[end];
-            KeyShares::of(&wrong);
+            Offer::of(&wrong);
         }
     }
 }
