@@ -1,4 +1,4 @@
-//! One connection: TCP, TLS when asked, one exchange, close; with the time of each.
+//! One connection: TCP, TLS when asked, exchanges, close; with the time of each.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,101 +7,121 @@ use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, HandshakeKind};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::error::LoadError;
-use crate::protocol::Protocol;
+use crate::delay::Link;
+use crate::error::{LoadError, Stage};
+use crate::protocol::{Answer, Conversation, Protocol};
 use crate::target::Target;
 
 /// How long the server may take to close its side after the client has closed its own.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What a connection took, and what it agreed on.
-#[derive(Debug, Default)]
-pub struct Sample {
-    /// From the moment it was due to TCP's connect.
+/// What it took to get a connection, and what was agreed on.
+#[derive(Debug, Clone, Default)]
+pub struct Opened {
+    /// From the beginning to TCP's connect.
     pub connect: Duration,
     /// From TCP's connect to the end of the client's handshake; zero without TLS.
     pub handshake: Duration,
-    /// From the moment it was due to the end of the response.
-    pub total: Duration,
     pub resumed: bool,
-    pub negotiated: Option<Negotiated>,
+    /// Version, suite, group and ALPN, as one line to count by; none without TLS.
+    pub negotiated: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Negotiated(pub String);
-
-/// A connection after its exchange.
+/// An open connection.
 pub struct Session {
-    pub stream: MaybeTls,
-    pub protocol: Protocol,
-    pub sample: Sample,
-}
-
-pub enum MaybeTls {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-/// Opens a connection that was due at `due` and makes one exchange on it.
-pub async fn open(target: &Target, tls: Option<&Arc<ClientConfig>>, due: Instant) -> Result<Session, LoadError> {
-    timeout(target.timeout, open_unbounded(target, tls, due)).await.unwrap_or(Err(LoadError::Timeout))
-}
-
-async fn open_unbounded(target: &Target, tls: Option<&Arc<ClientConfig>>, due: Instant) -> Result<Session, LoadError> {
-    let tcp = target.connect().await.map_err(LoadError::Connect)?;
-    tcp.set_nodelay(true)?;
-    let connected = Instant::now();
-    let (mut stream, protocol, resumed, negotiated) = match tls {
-        None => (MaybeTls::Plain(tcp), target.default_protocol, false, None),
-        Some(config) => {
-            let connector = TlsConnector::from(config.clone());
-            let stream = connector.connect(target.server_name.clone(), tcp).await.map_err(LoadError::Handshake)?;
-            let (_, state) = stream.get_ref();
-            let protocol = state.alpn_protocol().map_or(target.default_protocol, Protocol::from_alpn);
-            let resumed = state.handshake_kind() == Some(HandshakeKind::Resumed);
-            let negotiated = negotiated(state);
-            (MaybeTls::Tls(Box::new(stream)), protocol, resumed, Some(negotiated))
-        }
-    };
-    let secured = Instant::now();
-    protocol.exchange(&mut stream, &target.host, &target.path).await?;
-    let sample = Sample {
-        connect: connected.saturating_duration_since(due),
-        handshake: if tls.is_some() { secured - connected } else { Duration::ZERO },
-        total: due.elapsed(),
-        resumed,
-        negotiated,
-    };
-    Ok(Session { stream, protocol, sample })
-}
-
-/// Version, suite, group and ALPN, as one line to count by.
-fn negotiated(state: &rustls::ClientConnection) -> Negotiated {
-    let version = state.protocol_version().map_or("?".to_owned(), |version| format!("{version:?}"));
-    let suite = state.negotiated_cipher_suite().map_or("?".to_owned(), |suite| format!("{:?}", suite.suite()));
-    let group = state.negotiated_key_exchange_group().map_or("?".to_owned(), |group| format!("{:?}", group.name()));
-    let alpn = state.alpn_protocol().map_or("none".into(), String::from_utf8_lossy);
-    Negotiated(format!("{version} {suite} {group} {alpn}"))
+    pub opened: Opened,
+    stream: MaybeTls,
+    conversation: Conversation,
 }
 
 impl Session {
+    /// Connects, and makes the handshake if there is TLS; both by `deadline`.
+    pub async fn open(target: &Target, tls: Option<&Arc<ClientConfig>>, deadline: Instant) -> Result<Self, LoadError> {
+        let begun = Instant::now();
+        let connecting = async {
+            let tcp = target.connect().await?;
+            tcp.set_nodelay(true)?;
+            Ok(Link::new(tcp, target.round_trip).await)
+        };
+        let link = within(deadline, Stage::Connect, async { connecting.await.map_err(LoadError::Connect) }).await?;
+        let mut opened = Opened { connect: begun.elapsed(), ..Opened::default() };
+        let (stream, protocol) = match tls {
+            None => (MaybeTls::Plain(link), target.default_protocol),
+            Some(config) => {
+                let connecting = TlsConnector::from(config.clone()).connect(target.server_name.clone(), link);
+                let handshake = async { connecting.await.map_err(LoadError::Handshake) };
+                let stream = within(deadline, Stage::Handshake, handshake).await?;
+                let (_, state) = stream.get_ref();
+                opened.handshake = begun.elapsed() - opened.connect;
+                opened.resumed = state.handshake_kind() == Some(HandshakeKind::Resumed);
+                opened.negotiated = Some(negotiated(state));
+                let protocol = protocol(state, config, target)?;
+                (MaybeTls::Tls(Box::new(stream)), protocol)
+            }
+        };
+        Ok(Self { opened, stream, conversation: Conversation::new(protocol) })
+    }
+
+    /// One exchange, by `deadline`, with whatever status the server gives.
+    pub async fn exchange(&mut self, target: &Target, deadline: Instant) -> Result<Answer, LoadError> {
+        let exchange = self.conversation.exchange(&mut self.stream, &target.host, &target.path);
+        within(deadline, Stage::Response, exchange).await
+    }
+
+    /// Does what the protocol demands of a client that has nothing to say, until the server closes.
+    pub async fn hold(&mut self) -> Result<(), LoadError> {
+        self.conversation.hold(&mut self.stream).await
+    }
+
     /// Closes the client's side first, then waits for the server's, so that neither end sees a reset.
-    pub async fn close(mut self) -> Sample {
+    pub async fn close(mut self) {
         let close = async {
             self.stream.shutdown().await?;
             let mut scratch = [0; 256];
             while self.stream.read(&mut scratch).await? > 0 {}
             std::io::Result::Ok(())
         };
-        // The exchange is over and measured; a server that resets here, or keeps its side open, has done its part.
+        // The work is done and measured; a server that resets here, or keeps its side open, has done its part.
         let _ = timeout(LINGER, close).await;
-        self.sample
     }
+}
+
+async fn within<T>(
+    deadline: Instant,
+    stage: Stage,
+    work: impl Future<Output = Result<T, LoadError>>,
+) -> Result<T, LoadError> {
+    timeout_at(deadline.into(), work).await.unwrap_or(Err(LoadError::Timeout(stage)))
+}
+
+/// What ALPN chose. Clients that offered a list in vain go on with HTTP/1.1 if it is in there (RFC 7301, section 3.1).
+fn protocol(state: &rustls::ClientConnection, config: &ClientConfig, target: &Target) -> Result<Protocol, LoadError> {
+    match state.alpn_protocol() {
+        Some(chosen) => Ok(Protocol::from_alpn(chosen)),
+        None if config.alpn_protocols.is_empty() => Ok(target.default_protocol),
+        None if config.alpn_protocols.iter().any(|name| name == b"http/1.1") => Ok(Protocol::Http1),
+        None => {
+            let names: Vec<_> = config.alpn_protocols.iter().map(|name| String::from_utf8_lossy(name)).collect();
+            Err(LoadError::NoProtocol(names.join(", ")))
+        }
+    }
+}
+
+fn negotiated(state: &rustls::ClientConnection) -> String {
+    let version = state.protocol_version().map_or("?".to_owned(), |version| format!("{version:?}"));
+    let suite = state.negotiated_cipher_suite().map_or("?".to_owned(), |suite| format!("{:?}", suite.suite()));
+    let group = state.negotiated_key_exchange_group().map_or("?".to_owned(), |group| format!("{:?}", group.name()));
+    let alpn = state.alpn_protocol().map_or("none".into(), String::from_utf8_lossy);
+    format!("{version} {suite} {group} {alpn}")
+}
+
+enum MaybeTls {
+    Plain(Link),
+    Tls(Box<TlsStream<Link>>),
 }
 
 impl AsyncRead for MaybeTls {

@@ -5,10 +5,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use mitu_load::error::LoadError;
 use serde::Serialize;
-
-use crate::error::LoadError;
-use crate::session::Sample;
 
 /// One JSON document on a line of standard output.
 pub fn print<T: Serialize>(document: &T) -> Result<(), LoadError> {
@@ -17,6 +15,19 @@ pub fn print<T: Serialize>(document: &T) -> Result<(), LoadError> {
     let mut out = io::stdout().lock();
     out.write_all(&line)?;
     Ok(out.flush()?)
+}
+
+/// What a connection took, and what it agreed on.
+#[derive(Debug, Default)]
+pub struct Sample {
+    /// From the moment it was due to TCP's connect.
+    pub connect: Duration,
+    /// From TCP's connect to the end of the client's handshake; zero without TLS.
+    pub handshake: Duration,
+    /// From the moment it was due to the end of the response.
+    pub total: Duration,
+    pub resumed: bool,
+    pub negotiated: Option<String>,
 }
 
 /// Collects samples; one for each client, merged at the end.
@@ -40,7 +51,7 @@ impl Recorder {
                 self.total.push(nanoseconds(sample.total));
                 self.resumed += usize::from(sample.resumed);
                 if let Some(negotiated) = sample.negotiated {
-                    *self.negotiated.entry(negotiated.0).or_default() += 1;
+                    *self.negotiated.entry(negotiated).or_default() += 1;
                 }
             }
             Err(error) => {

@@ -6,22 +6,18 @@
 
 mod alpn;
 mod crypto;
-mod error;
 mod handshake;
 mod idle;
-mod protocol;
+mod options;
 mod pulse;
 mod report;
 mod serve;
-mod session;
-mod target;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use mitu_load::error::LoadError;
 use tokio::runtime::{Builder, Runtime};
-
-use crate::error::LoadError;
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Load generator for the benchmarks; prints JSON")]

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use mitu_load::error::LoadError;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::error::LoadError;
+use crate::options::{self, TargetOptions};
 use crate::report;
-use crate::session;
-use crate::target::TargetOptions;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -48,7 +47,7 @@ pub async fn run(arguments: Arguments) -> Result<(), LoadError> {
         let (target, config, opening) = (target.clone(), config.clone(), opening.clone());
         openings.spawn(async move {
             let _turn = opening.acquire().await;
-            session::open(&target, config.as_ref(), Instant::now()).await
+            options::open(&target, config.as_ref(), Instant::now()).await
         });
     }
     let mut held = JoinSet::new();
@@ -56,7 +55,7 @@ pub async fn run(arguments: Arguments) -> Result<(), LoadError> {
     let mut first_error = None;
     while let Some(outcome) = openings.join_next().await {
         match outcome.unwrap_or_else(|error| Err(LoadError::Usage(error.to_string()))) {
-            Ok(mut session) => drop(held.spawn(async move { session.protocol.hold(&mut session.stream).await })),
+            Ok((mut session, _)) => drop(held.spawn(async move { session.hold().await })),
             Err(error) => {
                 *errors.entry(error.kind()).or_default() += 1;
                 first_error.get_or_insert_with(|| error.to_string());

@@ -9,11 +9,11 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use mitu_load::error::LoadError;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::error::LoadError;
 use crate::report;
 
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use mitu_load::error::LoadError;
+use mitu_load::protocol::Answer;
+use mitu_load::session::Session;
+use mitu_load::target::Target;
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 
-use crate::error::LoadError;
-use crate::report::{Recorder, Report};
-use crate::session::{self, Sample};
-use crate::target::{Target, TargetOptions};
+use crate::options::{self, TargetOptions};
+use crate::report::{Recorder, Report, Sample};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -32,7 +34,7 @@ pub async fn run(arguments: Arguments) -> Result<Report, LoadError> {
     let config = arguments.target.client_config()?;
     let mut sessions = Vec::new();
     for _ in 0..arguments.connections {
-        sessions.push(session::open(&target, Some(&config), Instant::now()).await?);
+        sessions.push(options::open(&target, Some(&config), Instant::now()).await?.0);
     }
     let started = Instant::now();
     let until = started + Duration::from_secs_f64(arguments.duration);
@@ -50,21 +52,15 @@ pub async fn run(arguments: Arguments) -> Result<Report, LoadError> {
 }
 
 /// A request is due when it is due, however late the one before it was answered.
-async fn ask(
-    mut session: session::Session,
-    target: Arc<Target>,
-    first: Instant,
-    every: Duration,
-    until: Instant,
-) -> Recorder {
+async fn ask(mut session: Session, target: Arc<Target>, first: Instant, every: Duration, until: Instant) -> Recorder {
     let mut recorder = Recorder::default();
     let mut due = first;
     while due < until {
         sleep_until(due.into()).await;
-        let exchange = session.protocol.exchange(&mut session.stream, &target.host, &target.path);
-        let outcome = timeout(target.timeout, exchange).await.unwrap_or(Err(LoadError::Timeout));
+        let answer = session.exchange(&target, Instant::now() + target.timeout).await;
+        let outcome = answer.and_then(Answer::succeeded);
         let broken = outcome.is_err();
-        recorder.record(outcome.map(|()| Sample { total: due.elapsed(), ..Sample::default() }));
+        recorder.record(outcome.map(|_| Sample { total: due.elapsed(), ..Sample::default() }));
         if broken {
             break;
         }

@@ -4,10 +4,9 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use clap::Args;
+use mitu_load::error::LoadError;
 use mitu_tls::alpn::AlpnTable;
 use serde::Serialize;
-
-use crate::error::LoadError;
 
 /// Lists that are decided once each, so that every decision misses; many times the cache's size.
 const DISTINCT_LISTS: usize = 50_000;

@@ -6,13 +6,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use mitu_load::error::LoadError;
+use mitu_load::target::Target;
+use rustls::ClientConfig;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
-use crate::error::LoadError;
-use crate::report::{Recorder, Report};
-use crate::session;
-use crate::target::TargetOptions;
+use crate::options::{self, TargetOptions};
+use crate::report::{Recorder, Report, Sample};
 
 /// Connections of an open-loop run that may be under way; those due beyond it are failures.
 const IN_FLIGHT_LIMIT: usize = 8192;
@@ -74,11 +75,7 @@ async fn closed_loop(arguments: &Arguments, tls: bool, bound: Bound) -> Result<R
         clients.spawn(async move {
             let mut recorder = Recorder::default();
             while bound.take(Instant::now()) {
-                let outcome = session::open(&target, config.as_ref(), Instant::now()).await;
-                recorder.record(match outcome {
-                    Ok(session) => Ok(session.close().await),
-                    Err(error) => Err(error),
-                });
+                recorder.record(connection(&target, config.as_ref(), Instant::now()).await);
             }
             recorder
         });
@@ -103,13 +100,10 @@ async fn open_loop(arguments: &Arguments, tls: bool, rate: f64, bound: Bound) ->
             biased;
             next = due.recv() => match next {
                 None => break,
-                Some(_) if connections.len() >= IN_FLIGHT_LIMIT => recorder.record(Err(LoadError::Timeout)),
+                Some(_) if connections.len() >= IN_FLIGHT_LIMIT => recorder.record(Err(LoadError::NotBegun)),
                 Some(at) => {
                     let (target, config) = (target.clone(), config.clone());
-                    connections.spawn(async move {
-                        let session = session::open(&target, config.as_ref(), at).await?;
-                        Ok(session.close().await)
-                    });
+                    connections.spawn(async move { connection(&target, config.as_ref(), at).await });
                 }
             },
             Some(outcome) = connections.join_next() => record(&mut recorder, outcome),
@@ -121,7 +115,14 @@ async fn open_loop(arguments: &Arguments, tls: bool, rate: f64, bound: Bound) ->
     Ok(recorder)
 }
 
-fn record(recorder: &mut Recorder, outcome: Result<Result<session::Sample, LoadError>, tokio::task::JoinError>) {
+/// One connection that was due at `due`, to its end.
+async fn connection(target: &Target, config: Option<&Arc<ClientConfig>>, due: Instant) -> Result<Sample, LoadError> {
+    let (session, sample) = options::open(target, config, due).await?;
+    session.close().await;
+    Ok(sample)
+}
+
+fn record(recorder: &mut Recorder, outcome: Result<Result<Sample, LoadError>, JoinError>) {
     recorder.record(outcome.unwrap_or_else(|error| Err(LoadError::Usage(error.to_string()))));
 }
 

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use mitu_crypto::operation::{OPERATIONS, measure};
+use mitu_load::error::LoadError;
 use serde::Serialize;
-
-use crate::error::LoadError;
 
 #[derive(Debug, Args)]
 pub struct Arguments {

@@ -1,0 +1,11 @@
+//! Load, and how it was borne: the library behind `mitu bench` and behind `mitu-load`, the program of the benchmarks.
+//!
+//! [`target`] and [`tls`] say whom to connect to and how, [`session`] is one connection from connect to close,
+//! [`protocol`] what is said on it.
+
+mod delay;
+pub mod error;
+pub mod protocol;
+pub mod session;
+pub mod target;
+pub mod tls;
