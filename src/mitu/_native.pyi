@@ -3,12 +3,14 @@
 from typing import final
 
 __all__ = [
+    "Bench",
     "NativeError",
     "Server",
     "cpu_features",
     "crypto_operations",
     "crypto_provider",
     "start",
+    "start_bench",
     "time_crypto",
     "validate",
     "version",
@@ -47,6 +49,28 @@ class Server:
 
     def reopen_logs(self) -> None:
         """Open the access log's path anew, after logrotate has moved the file."""
+
+@final
+class Bench:
+    """A run of the load generator; dropping it ends it."""
+
+    def report(self) -> str:
+        """What it has come to so far, or in the end: JSON. NativeError when it could not go on."""
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end, `seconds` at most. Whether it has come.
+
+        ValueError when `seconds` is negative or no number.
+        """
+
+    def stop(self) -> None:
+        """Begin nothing more, and cut off what is under way."""
+
+def start_bench(plan: str) -> Bench:
+    """Begin to put load on a server, as `plan` (JSON) says; `crates/mitu-load/src/bench/plan.rs` is its form.
+
+    NativeError when it is no plan, or cannot be begun.
+    """
 
 def start(config: str, secrets: dict[str, bytes], inherited: dict[str, list[int]]) -> Server:
     """Start the workers for the runtime configuration `config` (JSON).

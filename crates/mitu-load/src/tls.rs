@@ -185,6 +185,38 @@ impl ClientSessionStore for Tickets {
     }
 }
 
+/// Fills a store and takes nothing out of it: every handshake is a full one.
+#[derive(Debug)]
+pub struct Gathering(pub Arc<Tickets>);
+
+impl ClientSessionStore for Gathering {
+    fn set_kx_hint(&self, server: ServerName<'static>, group: NamedGroup) {
+        self.0.set_kx_hint(server, group);
+    }
+
+    fn kx_hint(&self, server: &ServerName<'_>) -> Option<NamedGroup> {
+        self.0.kx_hint(server)
+    }
+
+    fn set_tls12_session(&self, server: ServerName<'static>, session: Tls12ClientSessionValue) {
+        self.0.set_tls12_session(server, session);
+    }
+
+    fn tls12_session(&self, _server: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _server: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, server: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        self.0.insert_tls13_ticket(server, ticket);
+    }
+
+    fn take_tls13_ticket(&self, _server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        None
+    }
+}
+
 /// Accepts every certificate and signature, without looking.
 #[derive(Debug)]
 struct AnyCertificate(Vec<SignatureScheme>);

@@ -6,6 +6,8 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use mitu_crypto::{cpu, operation, provider};
+use mitu_load::bench;
+use mitu_load::error::LoadError;
 use mitu_proxy::server::{self, ServerError};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyValueError};
@@ -75,6 +77,40 @@ impl Server {
     }
 }
 
+/// A run of the load generator; dropping it ends it.
+#[pyclass(frozen, module = "mitu._native")]
+struct Bench(bench::Bench);
+
+#[pymethods]
+impl Bench {
+    /// What it has come to so far, or in the end: JSON.
+    fn report(&self, py: Python<'_>) -> PyResult<String> {
+        let report = py.detach(|| self.0.report()).map_err(load_error)?;
+        serde_json::to_string(&report).map_err(|error| NativeError::new_err(error.to_string()))
+    }
+
+    /// Wait for the end, `seconds` at most. Whether it has come.
+    fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
+        let limit = Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(py.detach(|| self.0.wait(limit)))
+    }
+
+    /// Begin nothing more, and cut off what is under way.
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| self.0.stop());
+    }
+}
+
+/// Begin to put load on a server, as `plan` (JSON) says.
+#[pyfunction]
+fn start_bench(py: Python<'_>, plan: &str) -> PyResult<Bench> {
+    py.detach(|| bench::Bench::start(plan)).map(Bench).map_err(load_error)
+}
+
+fn load_error(error: LoadError) -> PyErr {
+    NativeError::new_err(error.to_string())
+}
+
 /// Start the workers for the runtime configuration `config` (JSON).
 ///
 /// `secrets`: PEM by the identifiers that `config` uses. `inherited`: listening sockets by listener name, whose file
@@ -134,6 +170,7 @@ fn time_crypto(py: Python<'_>, operation: &str, seconds: f64) -> PyResult<(f64, 
 mod _native {
     #[pymodule_export]
     use super::{
-        NativeError, Server, cpu_features, crypto_operations, crypto_provider, start, time_crypto, validate, version,
+        Bench, NativeError, Server, cpu_features, crypto_operations, crypto_provider, start, start_bench, time_crypto,
+        validate, version,
     };
 }
