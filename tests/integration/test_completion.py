@@ -19,6 +19,8 @@ from support.process import Program
 TYPED = [
     ("mitu de", "mitu dev "),
     ("mitu dev --pri", "mitu dev --print-config "),
+    ("mitu bench st", "mitu bench storm "),
+    ("mitu bench storm --dev", "mitu bench storm --devices "),
     ("mitu check mitu.y", "mitu check mitu.yaml "),
 ]
 

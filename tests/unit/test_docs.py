@@ -14,6 +14,7 @@ import pytest
 import typer.main
 from pydantic import BaseModel
 from ruamel.yaml import YAML
+from typer.core import TyperGroup
 
 import mitu
 from mitu.cli import COMMANDS, app
@@ -270,6 +271,10 @@ def test_commands_that_are_named_exist(block: Block) -> None:
     for name, rest in re.findall(r"^(?:[A-Z_]+=\S+ )*mitu (\w[\w-]*)([^\n|&>]*)", text, re.M):
         assert name in COMMANDS, f"{block}: mitu {name}"
         command = group.get_command(typer.Context(group), name)  # type: ignore[attr-defined]
+        if isinstance(command, TyperGroup):
+            below = rest.split()[0]
+            assert below in command.commands, f"{block}: mitu {name} {below}"
+            command = command.commands[below]
         options = {one for parameter in command.params for one in (*parameter.opts, *parameter.secondary_opts)}
         assert set(re.findall(r"(?<=\s)--?[a-z][\w-]*", rest)) <= options, f"{block}: mitu {name}{rest}"
 

@@ -11,8 +11,9 @@ from typer.core import TyperGroup
 
 from mitu.config.diagnostic import nearest
 
-# Each is a module of this package with a function `command`; the order is that of `mitu --help`.
-COMMANDS = ("run", "check", "reload", "status", "drain", "schema", "explain", "crypto", "dev")
+# Each is a module of this package with a function `command`, or an `app` of several. The order is that of
+# `mitu --help`.
+COMMANDS = ("run", "check", "reload", "status", "drain", "schema", "explain", "crypto", "bench", "dev")
 
 
 class _Commands(TyperGroup):
@@ -31,8 +32,13 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.list_commands(ctx):
             return None
+        module = import_module(f"mitu.cli.{cmd_name}")
+        if hasattr(module, "app"):
+            group = typer.main.get_command(module.app)
+            group.name = cmd_name
+            return group
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        single.command(cmd_name, no_args_is_help=False)(import_module(f"mitu.cli.{cmd_name}").command)
+        single.command(cmd_name, no_args_is_help=False)(module.command)
         return typer.main.get_command(single)
 
 
