@@ -9,10 +9,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+# What BoringSSL's build needs beside a compiler: CMake, and libclang, which comes without a compiler's own headers.
+# Cargo does not watch these variables, so that it builds BoringSSL once, however it is called.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export LD_LIBRARY_PATH := $(CURDIR)/$(VENV)/libclang$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
+export C_INCLUDE_PATH := $(shell $(or $(CC),cc) -print-file-name=include)$(if $(C_INCLUDE_PATH),:$(C_INCLUDE_PATH))
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build demo test test-rust test-python lint lint-rust lint-python fmt bench peers docs wheel wheel-pgo lock ci clean
+.PHONY: help setup build demo test test-rust test-python lint lint-rust lint-python fips fmt bench peers docs wheel wheel-pgo lock ci clean
 
 help: ## List the tasks.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
@@ -24,6 +29,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	ln -sfn "$$($(BIN)/python -c 'import clang; print(*clang.__path__)')/native" $(VENV)/libclang
 	touch $@
 
 setup: $(VENV)/.ready ## Make the virtual environment, and get the programs that tests use (as root in CI; else name them).
@@ -56,6 +62,9 @@ lint-python: build
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest mitu._native
 	@$(BIN)/python -m tools.audit python
+
+fips: $(VENV)/.ready ## Check that the build with the FIPS module compiles (it needs Go and Perl).
+	cargo clippy --quiet --package mitu-tls --package mitu-crypto --features mitu-crypto/fips -- -D warnings
 
 fmt: $(VENV)/.ready ## Format everything.
 	cargo fmt

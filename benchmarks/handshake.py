@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.harness import load
-from benchmarks.harness.bench import CLIENT_CORE, SERVER_CORE, Bench, Benchmark
+from benchmarks.harness.bench import CLIENT_CORE, SERVER_CORE, Bench, Benchmark, Defaults
 from benchmarks.harness.certificates import KeyType
 from benchmarks.harness.load import LoadError
 from benchmarks.harness.results import Goal, Sheet
 from benchmarks.harness.server import Server
-from benchmarks.peers import HYBRID, Peer, Settings
+from benchmarks.peers import DEFAULT, HYBRID, Peer, Settings
 
 COLUMNS = {
     "cpu_us": "CPU µs",
@@ -168,7 +168,7 @@ def _check(case: Case, server: Server, report: dict[str, Any]) -> None:
         raise LoadError(f"{server.name} resumed {report['resumed']} of {report['completed']} sessions")
 
 
-BENCHMARK = Benchmark("handshake", __doc__, run)
+BENCHMARK = Benchmark("handshake", __doc__, run, Defaults(servers=("mitu", "mitu-boringssl", *DEFAULT[1:])))
 
 if __name__ == "__main__":
     sys.exit(BENCHMARK.main())

@@ -146,21 +146,22 @@ def _mitu() -> Path | None:
     return Path(sys.executable) if found else None
 
 
-def _mitu_peer(name: str, scheduler: str) -> Peer:
+def _mitu_peer(name: str, *, scheduler: str = "per_core", provider: str = "aws-lc") -> Peer:
     return Peer(
         name=name,
         find=_mitu,
         get="build it: maturin develop --release",
         command="@program@ -m mitu.cli run @config@",
         template="mitu.yaml",
-        extra={"scheduler": scheduler},
+        extra={"scheduler": scheduler, "provider": provider},
         one_port=True,
     )
 
 
 _ALL = (
-    _mitu_peer("mitu", "per_core"),
-    _mitu_peer("mitu-stealing", "work_stealing"),
+    _mitu_peer("mitu"),
+    _mitu_peer("mitu-boringssl", provider="boringssl"),
+    _mitu_peer("mitu-stealing", scheduler="work_stealing"),
     Peer(
         name="nginx",
         find=lambda: find_program("nginx"),
@@ -204,6 +205,7 @@ _ALL = (
     ),
 )
 
-#: Every server by its name. `mitu-stealing` is mitu on the other scheduler, and only compared where that matters.
+#: Every server by its name. `mitu-stealing` is mitu on the other scheduler, `mitu-boringssl` on the other crypto
+#: provider; they are only compared where that matters.
 PEERS = {peer.name: peer for peer in _ALL}
 DEFAULT = ("mitu", "nginx", "haproxy", "envoy", "caddy", "go")

@@ -4,7 +4,8 @@ use std::error::Error;
 use std::path::Path;
 use std::{env, fs};
 
-const CRATES: [&str; 3] = ["aws-lc-rs", "aws-lc-sys", "rustls"];
+const CRATES: [&str; 6] =
+    ["aws-lc-fips-sys", "aws-lc-rs", "aws-lc-sys", "boring-rustls-provider", "boring-sys", "rustls"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = env::var("CARGO_MANIFEST_DIR")?;

@@ -8,7 +8,7 @@ __all__ = [
     "Server",
     "cpu_features",
     "crypto_operations",
-    "crypto_provider",
+    "crypto_providers",
     "start",
     "start_bench",
     "time_crypto",
@@ -85,16 +85,19 @@ def validate(config: str, secrets: dict[str, bytes]) -> None:
 def version() -> str:
     """The version of the data plane, which must equal the package's."""
 
-def crypto_provider() -> tuple[str, dict[str, str]]:
-    """The name of the crypto provider, and the versions of the crates that it comes in."""
+def crypto_providers() -> list[tuple[str, dict[str, str]]]:
+    """The crypto providers of this build, AWS-LC first, and the versions of the crates that each comes in."""
 
-def cpu_features() -> list[tuple[str, bool, list[str]]]:
-    """Extensions of this CPU's instruction set: name, whether it is there, what the provider uses it for."""
+def cpu_features(provider: str) -> list[tuple[str, bool, list[str]]]:
+    """Extensions of this CPU's instruction set: name, whether it is there, what `provider` uses it for.
 
-def crypto_operations() -> list[tuple[str, int | None]]:
+    NativeError, here and below: this build lacks the provider.
+    """
+
+def crypto_operations(provider: str) -> list[tuple[str, int | None]]:
     """What `time_crypto` times: name, and the bytes that one call works through (None for public-key operations)."""
 
-def time_crypto(operation: str, seconds: float) -> tuple[float, float]:
+def time_crypto(provider: str, operation: str, seconds: float) -> tuple[float, float]:
     """Microseconds for one call of a crypto operation: median and fastest of batches, about `seconds` together.
 
     ValueError when `seconds` is negative or no number; NativeError for an unknown operation, or one that failed.

@@ -65,15 +65,20 @@ class Handshakes:
     per_second: float
 
 
-def operations() -> list[str]:
+def providers() -> dict[str, dict[str, str]]:
+    """What this build has, AWS-LC first, with the versions of the crates that each comes in."""
+    return dict(_native.crypto_providers())
+
+
+def operations(provider: str) -> list[str]:
     """The names of what `measure` times, in this order."""
-    return [name for name, _ in _native.crypto_operations()]
+    return [name for name, _ in _native.crypto_operations(provider)]
 
 
-def measure(seconds: float) -> Iterator[Cost]:
-    """Time every operation for `seconds` each."""
-    for name, size in _native.crypto_operations():
-        yield Cost(name, *_native.time_crypto(name, seconds), size)
+def measure(provider: str, seconds: float) -> Iterator[Cost]:
+    """Time every operation of `provider` for `seconds` each."""
+    for name, size in _native.crypto_operations(provider):
+        yield Cost(name, *_native.time_crypto(provider, name, seconds), size)
 
 
 def handshakes(costs: list[Cost]) -> list[Handshakes]:
@@ -86,9 +91,9 @@ def handshakes(costs: list[Cost]) -> list[Handshakes]:
     ]
 
 
-def features() -> list[Feature]:
-    """Every extension that cryptography could use on this architecture."""
-    return [Feature(name, found, tuple(used_for)) for name, found, used_for in _native.cpu_features()]
+def features(provider: str) -> list[Feature]:
+    """Every extension that cryptography could use on this architecture, with what `provider` does with it."""
+    return [Feature(name, found, tuple(used_for)) for name, found, used_for in _native.cpu_features(provider)]
 
 
 def frequency() -> Frequency | None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support.certificates import Authority, Pair
-from support.gateway import Gateway, Settings
+from support.gateway import PROVIDERS, Gateway, Settings
 from support.net import free_port, wait_for_port
 from support.process import Program
 from support.servers import Handler, Loop, Server, mirror
@@ -37,6 +37,13 @@ def edge(authority: Authority) -> Pair:
 def edge_rsa(authority: Authority) -> Pair:
     """The RSA one for the same names."""
     return authority.issue("edge-rsa", EDGE_NAMES, key="rsa")
+
+
+@pytest.fixture(scope="module", params=PROVIDERS)
+def provider(request: pytest.FixtureRequest) -> str:
+    """Each crypto provider that the wheel has: whatever TLS does, it does on all of them."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 from support import openssl
 from support.certificates import Authority, Pair
 from support.client import Http1, connect, context, until_alert
-from support.gateway import Gateway, configuration, health, listener, to_app, upstream
+from support.gateway import Gateway, configuration, health, listener, on, to_app, upstream
 from support.net import eventually
 from support.process import output, run
 from support.servers import Loop, Server, echo
@@ -33,7 +33,7 @@ PROTOCOLS = [
 
 
 @pytest.fixture(scope="module")
-def gateway(shared_gateway: Start, edge: Pair, app: Server, loop: Loop, mosquitto: int) -> Gateway:
+def gateway(shared_gateway: Start, edge: Pair, app: Server, loop: Loop, mosquitto: int, provider: str) -> Gateway:
     echoing = Server(loop, echo)
     upstreams = [
         upstream("app", app.endpoint),
@@ -41,7 +41,7 @@ def gateway(shared_gateway: Start, edge: Pair, app: Server, loop: Loop, mosquitt
         upstream("broker", f"127.0.0.1:{mosquitto}"),
     ]
     settings = listener(edge, protocols=PROTOCOLS, routes=[health(), to_app()])
-    return shared_gateway(configuration([settings], *upstreams), environment={"PYTHONPATH": str(TESTS)})
+    return shared_gateway(on(provider, configuration([settings], *upstreams)), environment={"PYTHONPATH": str(TESTS)})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from support.certificates import Authority, Pair
 from support.client import Http1, connect, context, until_alert
-from support.gateway import Gateway, configuration, listener, to_app, upstream
+from support.gateway import Gateway, configuration, listener, on, to_app, upstream
 from support.process import output
 from support.servers import Server
 
@@ -43,7 +43,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def gateway(shared_gateway: Start, edge: Pair, app: Server, authority: Authority) -> Gateway:
+def gateway(shared_gateway: Start, edge: Pair, app: Server, authority: Authority, provider: str) -> Gateway:
     ca = {"client_ca": str(authority.certificate)}
     by_protocol = ["h2", {"alpn": "http/1.1", "tls": {"client_auth": "required"}}]
     listeners = [
@@ -52,7 +52,7 @@ def gateway(shared_gateway: Start, edge: Pair, app: Server, authority: Authority
         listener(edge, name="none", routes=[to_app()], trusted_proxies=["127.0.0.0/8"]),
         listener(edge, name="by-protocol", routes=[to_app()], protocols=by_protocol, tls=ca),
     ]
-    return shared_gateway(configuration(listeners, upstream("app", app.endpoint)))
+    return shared_gateway(on(provider, configuration(listeners, upstream("app", app.endpoint))))
 
 
 def seen(gateway: Gateway, name: str, tls: ssl.SSLContext) -> dict[str, list[str]]:

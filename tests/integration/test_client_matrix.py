@@ -12,7 +12,7 @@ import pytest
 
 from support import real_clients
 from support.certificates import Authority, Pair
-from support.gateway import Gateway, Settings, configuration, health, listener, parse, upstream
+from support.gateway import Gateway, Settings, configuration, health, listener, on, parse, upstream
 from support.matrix import OFFERS, PAGE, ROWS, SITUATIONS, SUITE, SUITE12, Cell, Offer, Row, Works, page
 from support.net import eventually
 from support.real_clients import Ports, Said
@@ -30,7 +30,9 @@ SUITES = {"cipher_suites": [SUITE, SUITE12]}
 
 
 @pytest.fixture(scope="module")
-def gateway(shared_gateway: Start, authority: Authority, edge: Pair, edge_rsa: Pair, mosquitto: int) -> Gateway:
+def gateway(
+    shared_gateway: Start, authority: Authority, edge: Pair, edge_rsa: Pair, mosquitto: int, provider: str
+) -> Gateway:
     other = authority.issue("matrix-other", ("other.test",))
     expired = authority.issue("matrix-expired", EDGE_NAMES, valid_for=timedelta(0))
     ca = str(authority.certificate)
@@ -54,7 +56,7 @@ def gateway(shared_gateway: Start, authority: Authority, edge: Pair, edge_rsa: P
     ]
     access = {"path": "access.log", "requests": False, "connections": True, "queue": 100_000}
     to = upstream("broker", f"127.0.0.1:{mosquitto}")
-    return shared_gateway(configuration(listeners, to, logging={"access": access}))
+    return shared_gateway(on(provider, configuration(listeners, to, logging={"access": access})))
 
 
 class Watch:

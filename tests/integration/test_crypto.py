@@ -57,9 +57,16 @@ SCHEMA = shape(
 )
 
 
+CRATES = {
+    "aws-lc": {"aws-lc-rs", "aws-lc-sys", "rustls"},
+    "boringssl": {"boring-rustls-provider", "boring-sys", "rustls"},
+}
+
+
 @pytest.fixture(scope="module")
-def measured() -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(output([*MITU, "crypto", "--json", "--seconds", "0.02"]))
+def measured(provider: str) -> dict[str, Any]:
+    command = [*MITU, "crypto", "--json", "--seconds", "0.02", "--provider", provider]
+    report: dict[str, Any] = json.loads(output(command))
     return report
 
 
@@ -72,10 +79,10 @@ def test_the_shape(measured: dict[str, Any]) -> None:
     jsonschema.validate(measured, SCHEMA)
 
 
-def test_the_versions_are_those_that_are_linked(measured: dict[str, Any]) -> None:
+def test_the_versions_are_those_that_are_linked(measured: dict[str, Any], provider: str) -> None:
     lock = LOCK.read_text(encoding="utf-8")
-    assert measured["provider"]["name"] == "aws-lc"
-    assert set(measured["provider"]["versions"]) == {"aws-lc-rs", "aws-lc-sys", "rustls"}
+    assert measured["provider"]["name"] == provider
+    assert set(measured["provider"]["versions"]) == CRATES[provider]
     for crate, version in measured["provider"]["versions"].items():
         assert f'name = "{crate}"\nversion = "{version}"\n' in lock
 
@@ -132,6 +139,14 @@ def test_text() -> None:
     assert "P-384 sign, at most 380,000 cycles: " in text
     assert "µs: median of batches" in text
     assert "\x1b[" not in text
+
+
+def test_a_provider_that_is_not_there() -> None:
+    done = run([*MITU, "crypto", "--provider", "aws-lc-fips"])
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert "this build has no provider 'aws-lc-fips', but aws-lc and boringssl" in " ".join(
+        done.stderr.decode().split()
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--seconds", "0"], ["--seconds", "nan"], ["--quik"]])

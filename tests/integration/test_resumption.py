@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support.certificates import Authority, Pair
-from support.gateway import Gateway, configuration, health, listener, to_app, upstream
+from support.gateway import Gateway, configuration, health, listener, on, to_app, upstream
 from support.net import eventually
 from support.openssl import WHOAMI, Resuming, decode_session, encode_session, s_client, told
 from support.servers import Server
@@ -27,7 +27,7 @@ def device(authority: Authority) -> Pair:
     return authority.issue("resuming", common_name="resuming", client=True)
 
 
-def settings(edge: Pair, app: Server, authority: Authority) -> dict[str, Any]:
+def settings(edge: Pair, app: Server, authority: Authority, provider: str) -> dict[str, Any]:
     routes = [health(), to_app()]
     ca = {"client_ca": str(authority.certificate)}
     guarded = ["http/1.1", {"alpn": "h2", "tls": {"client_auth": "none"}}]
@@ -38,12 +38,12 @@ def settings(edge: Pair, app: Server, authority: Authority) -> dict[str, Any]:
         listener(edge, name="guarded", routes=routes, protocols=guarded, tls={"client_auth": "required", **ca}),
     ]
     access = {"path": "access.log", "requests": False, "connections": True}
-    return configuration(listeners, upstream("app", app.endpoint), logging={"access": access})
+    return on(provider, configuration(listeners, upstream("app", app.endpoint), logging={"access": access}))
 
 
 @pytest.fixture(scope="module")
-def gateway(shared_gateway: Start, edge: Pair, app: Server, authority: Authority) -> Gateway:
-    return shared_gateway(settings(edge, app, authority))
+def gateway(shared_gateway: Start, edge: Pair, app: Server, authority: Authority, provider: str) -> Gateway:
+    return shared_gateway(settings(edge, app, authority, provider))
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
@@ -125,11 +125,11 @@ def test_no_session_leads_past_client_authentication(
 
 
 def test_resumes_after_a_reload(
-    gateway: Gateway, authority: Authority, edge: Pair, app: Server, tmp_path: Path
+    gateway: Gateway, authority: Authority, edge: Pair, app: Server, tmp_path: Path, provider: str
 ) -> None:
     client = Resuming(authority.certificate, tmp_path)
     client.full(gateway.address())
-    changed = settings(edge, app, authority)
+    changed = settings(edge, app, authority, provider)
     changed["listeners"][0]["protocols"].reverse()
     code, text = gateway.reload(changed)
     assert code == 0, text

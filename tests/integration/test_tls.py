@@ -8,7 +8,7 @@ import pytest
 
 from support.certificates import Authority, Pair
 from support.client import Http1, connect, context, until_alert
-from support.gateway import Gateway, configuration, health, listener, to_app, upstream
+from support.gateway import Gateway, configuration, health, listener, on, to_app, upstream
 from support.openssl import negotiate, s_client
 from support.servers import Loop, Server, echo
 
@@ -27,7 +27,14 @@ def other(authority: Authority) -> Pair:
 
 @pytest.fixture(scope="module")
 def gateway(
-    shared_gateway: Start, edge: Pair, edge_rsa: Pair, other: Pair, app: Server, loop: Loop, authority: Authority
+    shared_gateway: Start,
+    edge: Pair,
+    edge_rsa: Pair,
+    other: Pair,
+    app: Server,
+    loop: Loop,
+    authority: Authority,
+    provider: str,
 ) -> Gateway:
     echoing = Server(loop, echo)
     routes = [health(), to_app()]
@@ -47,7 +54,7 @@ def gateway(
         make("mixed", protocols=["h2", "http/1.1", relayed | {"tls": loose}], tls={"policy": "modern"}),
     ]
     upstreams = [upstream("app", app.endpoint), upstream("echo", echoing.endpoint)]
-    return shared_gateway(configuration(listeners, *upstreams))
+    return shared_gateway(on(provider, configuration(listeners, *upstreams)))
 
 
 @pytest.mark.parametrize(

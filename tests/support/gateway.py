@@ -20,6 +20,7 @@ from support.net import eventually
 from support.process import Program, run
 
 Settings = dict[str, Any]
+PROVIDERS = ("aws-lc", "boringssl")
 MITU = (sys.executable, "-m", "mitu.cli")
 
 
@@ -48,6 +49,12 @@ def upstream(name: str, *endpoints: object, **settings: Any) -> Settings:
 
 def configuration(listeners: Sequence[Settings], *upstreams: Settings, **settings: Any) -> Settings:
     return {"runtime": {"workers": 1}, "listeners": list(listeners), "upstreams": list(upstreams), **settings}
+
+
+def on(provider: str, settings: Settings) -> Settings:
+    """`settings` with every listener on this crypto provider."""
+    listeners = [one | {"tls": one["tls"] | {"provider": provider}} for one in settings["listeners"]]
+    return settings | {"listeners": listeners}
 
 
 class Gateway:

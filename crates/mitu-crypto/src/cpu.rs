@@ -1,7 +1,9 @@
 //! The CPU's instructions, and what the provider does with them.
 //!
 //! The provider finds them at run time by itself. What it does with which is in its source (AWS-LC:
-//! `crypto/fipsmodule/cpucap/internal.h` and the callers of what is declared there).
+//! `crypto/fipsmodule/cpucap/internal.h`, BoringSSL: `crypto/internal.h`, and the callers of what is declared there).
+
+use mitu_tls::config::Provider;
 
 /// An extension of the instruction set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,9 +21,16 @@ struct Path {
     needs: &'static [&'static str],
 }
 
-/// Every extension that cryptography could use on this architecture.
-pub fn features() -> Vec<Feature> {
-    used(arch::detected(), arch::PATHS)
+/// Every extension that cryptography could use on this architecture, with what `provider` does with it.
+pub fn features(provider: Provider) -> Vec<Feature> {
+    used(arch::detected(), paths(provider))
+}
+
+fn paths(provider: Provider) -> &'static [Path] {
+    match provider {
+        Provider::AwsLc | Provider::AwsLcFips => arch::AWS_LC,
+        Provider::BoringSsl => arch::BORINGSSL,
+    }
 }
 
 fn used(detected: Vec<(&'static str, bool)>, paths: &[Path]) -> Vec<Feature> {
@@ -61,8 +70,8 @@ mod arch {
         ]
     }
 
-    // AWS-LC has no code for the SHA-512 instructions of this architecture.
-    pub const PATHS: &[Path] = &[
+    // Neither has code for the SHA-512 instructions of this architecture.
+    pub const AWS_LC: &[Path] = &[
         Path { used_for: "AES-GCM", needs: &["aes", "pclmulqdq", "avx", "movbe"] },
         Path {
             used_for: "AES-GCM, 512 bits at once",
@@ -79,6 +88,25 @@ mod arch {
         Path { used_for: "ML-KEM", needs: &["avx2", "bmi2"] },
         Path { used_for: "SHA-256", needs: &["sha"] },
         Path { used_for: "SHA-384", needs: &["avx", "ssse3"] },
+    ];
+
+    // P-384 is in C alone.
+    pub const BORINGSSL: &[Path] = &[
+        Path { used_for: "AES-GCM", needs: &["aes", "pclmulqdq", "avx", "movbe"] },
+        Path { used_for: "AES-GCM, 256 bits at once", needs: &["vaes", "vpclmulqdq", "avx2"] },
+        Path {
+            used_for: "AES-GCM, 512 bits at once",
+            needs: &["vaes", "vpclmulqdq", "avx2", "avx512bw", "avx512vl", "bmi2"],
+        },
+        Path { used_for: "P-256", needs: &["bmi2", "adx"] },
+        Path { used_for: "P-256 verification", needs: &["avx"] },
+        Path { used_for: "X25519", needs: &["bmi1", "bmi2", "adx"] },
+        Path { used_for: "RSA", needs: &["avx2"] },
+        Path { used_for: "RSA, wide multiplication", needs: &["bmi1", "bmi2", "adx"] },
+        Path { used_for: "ChaCha20-Poly1305", needs: &["avx2", "bmi2"] },
+        Path { used_for: "ML-KEM", needs: &["avx2"] },
+        Path { used_for: "SHA-256", needs: &["sha", "ssse3"] },
+        Path { used_for: "SHA-384 on Intel's CPUs", needs: &["avx"] },
     ];
 }
 
@@ -99,9 +127,16 @@ mod arch {
         ]
     }
 
-    pub const PATHS: &[Path] = &[
+    pub const AWS_LC: &[Path] = &[
         Path { used_for: "AES-GCM", needs: &["aes", "pmull"] },
         Path { used_for: "ChaCha20-Poly1305, ML-KEM", needs: &["neon"] },
+        Path { used_for: "SHA-256", needs: &["sha2"] },
+        Path { used_for: "SHA-384", needs: &["sha3"] },
+    ];
+
+    pub const BORINGSSL: &[Path] = &[
+        Path { used_for: "AES-GCM", needs: &["aes", "pmull"] },
+        Path { used_for: "ChaCha20-Poly1305, X25519", needs: &["neon"] },
         Path { used_for: "SHA-256", needs: &["sha2"] },
         Path { used_for: "SHA-384", needs: &["sha3"] },
     ];
@@ -115,7 +150,8 @@ mod arch {
         Vec::new()
     }
 
-    pub const PATHS: &[Path] = &[];
+    pub const AWS_LC: &[Path] = &[];
+    pub const BORINGSSL: &[Path] = &[];
 }
 
 #[cfg(test)]
@@ -135,7 +171,7 @@ mod tests {
     #[test]
     fn every_need_is_looked_for() {
         let known = arch::detected();
-        for name in arch::PATHS.iter().flat_map(|path| path.needs) {
+        for name in [arch::AWS_LC, arch::BORINGSSL].into_iter().flatten().flat_map(|path| path.needs) {
             assert!(known.iter().any(|(one, _)| one == name), "{name}");
         }
     }

@@ -1,12 +1,11 @@
 //! The operations of a handshake and of its records, timed alone: what no server over this provider can go below.
 //!
-//! Signatures, key exchanges and hashes go through the provider that the gateway runs on; sealing goes to its library
-//! directly, since rustls lets nobody but itself make a record's key.
+//! All of it goes through the provider that the gateway runs on. Sealing goes by way of its QUIC packets: they are
+//! sealed as records are, and rustls lets nobody but itself make a record's key.
 
 use std::hint::black_box;
 use std::time::Duration;
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand::SystemRandom;
@@ -15,12 +14,14 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair,
 };
 use mitu_tls::config::Provider;
-use mitu_tls::policy::base_provider;
-use rustls::crypto::aws_lc_rs::kx_group::{MLKEM768, SECP256R1, SECP384R1, X25519, X25519MLKEM768};
+use mitu_tls::error::TlsConfigError;
+use mitu_tls::provider::{AWS_LC, base_provider};
+use rustls::crypto::aws_lc_rs::kx_group::MLKEM768;
 use rustls::crypto::hash::HashAlgorithm;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::quic::{Keys, Version};
 use rustls::sign::Signer;
-use rustls::{SignatureScheme, SupportedCipherSuite};
+use rustls::{CipherSuite, NamedGroup, Side, SignatureScheme, SupportedCipherSuite, Tls13CipherSuite};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 pub use crate::timing::Timed;
@@ -39,6 +40,8 @@ pub enum CostError {
     Unknown(String),
     #[error("the provider lacks {0}")]
     Missing(String),
+    #[error(transparent)]
+    Provider(#[from] TlsConfigError),
     #[error("{0}")]
     Rustls(#[from] rustls::Error),
     #[error("a cryptographic operation failed")]
@@ -65,33 +68,36 @@ enum Kind {
     Sign(SignatureScheme),
     Verify(SignatureScheme),
     /// Both halves that a server does: its own key share, and the secret from the client's.
-    Exchange(&'static dyn SupportedKxGroup),
-    Seal(&'static Algorithm),
+    Exchange(NamedGroup),
+    Seal(CipherSuite),
     Hash(HashAlgorithm),
 }
 
 const P256: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
 const P384: SignatureScheme = SignatureScheme::ECDSA_NISTP384_SHA384;
 const RSA: SignatureScheme = SignatureScheme::RSA_PSS_SHA256;
+const AES_128: CipherSuite = CipherSuite::TLS13_AES_128_GCM_SHA256;
+const AES_256: CipherSuite = CipherSuite::TLS13_AES_256_GCM_SHA384;
+const CHACHA: CipherSuite = CipherSuite::TLS13_CHACHA20_POLY1305_SHA256;
 
-pub static OPERATIONS: &[Operation] = &[
+static OPERATIONS: &[Operation] = &[
     public_key("ecdsa_p256_sign", Kind::Sign(P256)),
     public_key("ecdsa_p256_verify", Kind::Verify(P256)),
     public_key("ecdsa_p384_sign", Kind::Sign(P384)),
     public_key("ecdsa_p384_verify", Kind::Verify(P384)),
     public_key("rsa_2048_sign", Kind::Sign(RSA)),
     public_key("rsa_2048_verify", Kind::Verify(RSA)),
-    public_key("x25519", Kind::Exchange(X25519)),
-    public_key("ecdh_p256", Kind::Exchange(SECP256R1)),
-    public_key("ecdh_p384", Kind::Exchange(SECP384R1)),
-    public_key("ml_kem_768", Kind::Exchange(MLKEM768)),
-    public_key("x25519_ml_kem_768", Kind::Exchange(X25519MLKEM768)),
-    bulk("aes_128_gcm_16k", RECORD, Kind::Seal(&AES_128_GCM)),
-    bulk("aes_128_gcm_64", SHORT, Kind::Seal(&AES_128_GCM)),
-    bulk("aes_256_gcm_16k", RECORD, Kind::Seal(&AES_256_GCM)),
-    bulk("aes_256_gcm_64", SHORT, Kind::Seal(&AES_256_GCM)),
-    bulk("chacha20_poly1305_16k", RECORD, Kind::Seal(&CHACHA20_POLY1305)),
-    bulk("chacha20_poly1305_64", SHORT, Kind::Seal(&CHACHA20_POLY1305)),
+    public_key("x25519", Kind::Exchange(NamedGroup::X25519)),
+    public_key("ecdh_p256", Kind::Exchange(NamedGroup::secp256r1)),
+    public_key("ecdh_p384", Kind::Exchange(NamedGroup::secp384r1)),
+    public_key("ml_kem_768", Kind::Exchange(NamedGroup::MLKEM768)),
+    public_key("x25519_ml_kem_768", Kind::Exchange(NamedGroup::X25519MLKEM768)),
+    bulk("aes_128_gcm_16k", RECORD, Kind::Seal(AES_128)),
+    bulk("aes_128_gcm_64", SHORT, Kind::Seal(AES_128)),
+    bulk("aes_256_gcm_16k", RECORD, Kind::Seal(AES_256)),
+    bulk("aes_256_gcm_64", SHORT, Kind::Seal(AES_256)),
+    bulk("chacha20_poly1305_16k", RECORD, Kind::Seal(CHACHA)),
+    bulk("chacha20_poly1305_64", SHORT, Kind::Seal(CHACHA)),
     bulk("sha256_16k", RECORD, Kind::Hash(HashAlgorithm::SHA256)),
     bulk("sha256_64", SHORT, Kind::Hash(HashAlgorithm::SHA256)),
     bulk("sha384_16k", RECORD, Kind::Hash(HashAlgorithm::SHA384)),
@@ -106,18 +112,47 @@ const fn bulk(name: &'static str, bytes: usize, kind: Kind) -> Operation {
     Operation { name, bytes: Some(bytes), kind }
 }
 
-/// Time the operation `name`, in batches that take about `budget` together.
-pub fn measure(name: &str, budget: Duration) -> Result<Timed, CostError> {
+/// What of it `provider` has. No handshake makes the key exchange that some lack, ML-KEM without a curve.
+pub fn operations(provider: Provider) -> Result<Vec<Operation>, CostError> {
+    let crypto = crypto(provider)?;
+    let has = |operation: &&Operation| match operation.kind {
+        Kind::Exchange(name) => group(&crypto, name).is_ok(),
+        Kind::Seal(name) => suite(&crypto, name).is_ok(),
+        Kind::Sign(_) | Kind::Verify(_) | Kind::Hash(_) => true,
+    };
+    Ok(OPERATIONS.iter().filter(has).copied().collect())
+}
+
+/// Time the operation `name` of `provider`, in batches that take about `budget` together.
+pub fn measure(provider: Provider, name: &str, budget: Duration) -> Result<Timed, CostError> {
     let found = OPERATIONS.iter().find(|operation| operation.name == name);
     let operation = found.ok_or_else(|| CostError::Unknown(name.to_owned()))?;
-    let provider = base_provider(Provider::AwsLc);
+    let crypto = crypto(provider)?;
     match operation.kind {
-        Kind::Sign(scheme) => sign(&provider, scheme, budget),
-        Kind::Verify(scheme) => verify(&provider, scheme, budget),
-        Kind::Exchange(group) => exchange(group, budget),
-        Kind::Seal(algorithm) => seal(algorithm, operation.bytes.unwrap_or(RECORD), budget),
-        Kind::Hash(algorithm) => hash(&provider, algorithm, operation.bytes.unwrap_or(RECORD), budget),
+        Kind::Sign(scheme) => sign(&crypto, scheme, budget),
+        Kind::Verify(scheme) => verify(&crypto, scheme, budget),
+        Kind::Exchange(name) => exchange(group(&crypto, name)?, budget),
+        Kind::Seal(name) => seal(suite(&crypto, name)?, operation.bytes.unwrap_or(RECORD), budget),
+        Kind::Hash(algorithm) => hash(&crypto, algorithm, operation.bytes.unwrap_or(RECORD), budget),
     }
+}
+
+fn crypto(provider: Provider) -> Result<CryptoProvider, CostError> {
+    let mut crypto = base_provider(provider)?;
+    if provider == AWS_LC {
+        crypto.kx_groups.push(MLKEM768);
+    }
+    Ok(crypto)
+}
+
+fn group(crypto: &CryptoProvider, name: NamedGroup) -> Result<&'static dyn SupportedKxGroup, CostError> {
+    let found = crypto.kx_groups.iter().find(|group| group.name() == name);
+    found.copied().ok_or_else(|| CostError::Missing(format!("{name:?}")))
+}
+
+fn suite(crypto: &CryptoProvider, name: CipherSuite) -> Result<&'static Tls13CipherSuite, CostError> {
+    let found = crypto.cipher_suites.iter().find(|suite| suite.suite() == name);
+    found.and_then(SupportedCipherSuite::tls13).ok_or_else(|| CostError::Missing(format!("{name:?}")))
 }
 
 fn sign(provider: &CryptoProvider, scheme: SignatureScheme, budget: Duration) -> Result<Timed, CostError> {
@@ -180,13 +215,13 @@ fn exchange(group: &dyn SupportedKxGroup, budget: Duration) -> Result<Timed, Cos
 }
 
 /// One record in place, its tag beside it.
-fn seal(algorithm: &'static Algorithm, bytes: usize, budget: Duration) -> Result<Timed, CostError> {
-    let key = LessSafeKey::new(UnboundKey::new(algorithm, &vec![0x17; algorithm.key_len()])?);
+fn seal(suite: &'static Tls13CipherSuite, bytes: usize, budget: Duration) -> Result<Timed, CostError> {
+    let quic = suite.quic.ok_or_else(|| CostError::Missing(format!("{:?} by itself", suite.common.suite)))?;
+    let key = Keys::initial(Version::V1, suite, quic, &[0x17; 8], Side::Server).local.packet;
     let mut record = vec![0; bytes];
     time(budget, || {
         // The same nonce each time: nobody will ever see what comes of it.
-        let nonce = Nonce::assume_unique_for_key([0; 12]);
-        let _tag = black_box(key.seal_in_place_separate_tag(nonce, Aad::from([0; 5]), &mut record)?);
+        let _tag = black_box(key.encrypt_in_place(0, &[0; 5], &mut record)?);
         Ok(())
     })
 }
@@ -214,16 +249,21 @@ fn hash(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use mitu_tls::provider::AVAILABLE;
 
     #[test]
     fn every_operation_can_be_timed() {
-        for operation in OPERATIONS {
-            assert!(measure(operation.name, Duration::from_millis(1)).unwrap().fastest > 0.0, "{}", operation.name);
+        for &provider in AVAILABLE {
+            let operations = operations(provider).unwrap();
+            assert!(operations.len() >= OPERATIONS.len() - 1);
+            for Operation { name, .. } in operations {
+                assert!(measure(provider, name, Duration::from_millis(1)).unwrap().fastest > 0.0, "{name}");
+            }
         }
     }
 
     #[test]
     fn an_unknown_one_is_refused() {
-        assert!(matches!(measure("rot13", Duration::ZERO), Err(CostError::Unknown(_))));
+        assert!(matches!(measure(AWS_LC, "rot13", Duration::ZERO), Err(CostError::Unknown(_))));
     }
 }

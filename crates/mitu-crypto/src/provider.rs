@@ -1,11 +1,19 @@
-//! The library that does the cryptography.
+//! The libraries that do the cryptography.
 
-/// Its name in the configuration (`tls.provider`).
-pub const NAME: &str = "aws-lc";
+pub use mitu_tls::config::Provider;
+pub use mitu_tls::provider::{AVAILABLE, AWS_LC};
 
-/// The crates that it comes in, with the versions that are linked.
-pub const VERSIONS: [(&str, &str); 3] = [
-    ("aws-lc-rs", env!("MITU_AWS_LC_RS_VERSION")),
-    ("aws-lc-sys", env!("MITU_AWS_LC_SYS_VERSION")),
-    ("rustls", env!("MITU_RUSTLS_VERSION")),
-];
+/// The crates that `provider` comes in, with the versions that are linked where this build has it.
+pub fn versions(provider: Provider) -> &'static [(&'static str, &'static str)] {
+    const RUSTLS: (&str, &str) = ("rustls", env!("MITU_RUSTLS_VERSION"));
+    const AWS_LC_RS: (&str, &str) = ("aws-lc-rs", env!("MITU_AWS_LC_RS_VERSION"));
+    match provider {
+        Provider::AwsLc => &[AWS_LC_RS, ("aws-lc-sys", env!("MITU_AWS_LC_SYS_VERSION")), RUSTLS],
+        Provider::AwsLcFips => &[AWS_LC_RS, ("aws-lc-fips-sys", env!("MITU_AWS_LC_FIPS_SYS_VERSION")), RUSTLS],
+        Provider::BoringSsl => &[
+            ("boring-rustls-provider", env!("MITU_BORING_RUSTLS_PROVIDER_VERSION")),
+            ("boring-sys", env!("MITU_BORING_SYS_VERSION")),
+            RUSTLS,
+        ],
+    }
+}

@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 use mitu_telemetry::access_log::{AccessLog, Target};
 use mitu_telemetry::{Telemetry, connections};
 use mitu_tls::certificate;
-use mitu_tls::config::Provider;
 use mitu_tls::error::TlsConfigError;
-use mitu_tls::policy::base_provider;
 use mitu_tls::ticket::Ticketers;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -131,7 +129,9 @@ impl Built {
         telemetry: &Arc<Telemetry>,
         previous: Option<&Self>,
     ) -> Result<Self, ServerError> {
-        let certificates = certificate::load_all(&config.certificates, secrets, &base_provider(Provider::AwsLc))?;
+        let protocols = config.listeners.iter().flat_map(|listener| &listener.protocols);
+        let providers = protocols.map(|protocol| protocol.tls.provider);
+        let certificates = certificate::load_all(&config.certificates, secrets, providers)?;
         let upstreams = Upstreams::build(
             &config.upstreams,
             &config.certificates,

@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use mitu_crypto::operation::CostError;
+use mitu_crypto::provider::{AVAILABLE, Provider};
 use mitu_crypto::{cpu, operation, provider};
 use mitu_load::bench;
 use mitu_load::error::LoadError;
@@ -140,37 +142,50 @@ fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-/// The name of the crypto provider, and the versions of the crates that it comes in.
+/// The crypto providers of this build, AWS-LC first, and the versions of the crates that each comes in.
 #[pyfunction]
-fn crypto_provider() -> (&'static str, HashMap<&'static str, &'static str>) {
-    (provider::NAME, provider::VERSIONS.into())
+fn crypto_providers() -> Vec<(&'static str, HashMap<&'static str, &'static str>)> {
+    let told = |one: &Provider| (one.name(), provider::versions(*one).iter().copied().collect());
+    AVAILABLE.iter().map(told).collect()
 }
 
-/// Extensions of this CPU's instruction set: name, whether it is there, what the provider uses it for.
+/// Extensions of this CPU's instruction set: name, whether it is there, what `provider` uses it for.
 #[pyfunction]
-fn cpu_features() -> Vec<(&'static str, bool, Vec<&'static str>)> {
-    cpu::features().into_iter().map(|feature| (feature.name, feature.found, feature.used_for)).collect()
+fn cpu_features(provider: &str) -> PyResult<Vec<(&'static str, bool, Vec<&'static str>)>> {
+    let features = cpu::features(named(provider)?).into_iter();
+    Ok(features.map(|feature| (feature.name, feature.found, feature.used_for)).collect())
 }
 
 /// What `time_crypto` times: name, and the bytes that one call works through (None for public-key operations).
 #[pyfunction]
-fn crypto_operations() -> Vec<(&'static str, Option<usize>)> {
-    operation::OPERATIONS.iter().map(|operation| (operation.name, operation.bytes)).collect()
+fn crypto_operations(provider: &str) -> PyResult<Vec<(&'static str, Option<usize>)>> {
+    let operations = operation::operations(named(provider)?).map_err(cost_error)?;
+    Ok(operations.iter().map(|operation| (operation.name, operation.bytes)).collect())
 }
 
 /// Microseconds for one call of a crypto operation: median and fastest of batches, about `seconds` together.
 #[pyfunction]
-fn time_crypto(py: Python<'_>, operation: &str, seconds: f64) -> PyResult<(f64, f64)> {
+fn time_crypto(py: Python<'_>, provider: &str, operation: &str, seconds: f64) -> PyResult<(f64, f64)> {
+    let provider = named(provider)?;
     let budget = Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
-    let timed = py.detach(|| operation::measure(operation, budget));
-    timed.map(|timed| (timed.median, timed.fastest)).map_err(|error| NativeError::new_err(error.to_string()))
+    let timed = py.detach(|| operation::measure(provider, operation, budget));
+    timed.map(|timed| (timed.median, timed.fastest)).map_err(cost_error)
+}
+
+fn named(provider: &str) -> PyResult<Provider> {
+    let found = AVAILABLE.iter().find(|known| known.name() == provider);
+    found.copied().ok_or_else(|| NativeError::new_err(format!("provider '{provider}' is not in this build")))
+}
+
+fn cost_error(error: CostError) -> PyErr {
+    NativeError::new_err(error.to_string())
 }
 
 #[pymodule]
 mod _native {
     #[pymodule_export]
     use super::{
-        Bench, NativeError, Server, cpu_features, crypto_operations, crypto_provider, start, start_bench, time_crypto,
+        Bench, NativeError, Server, cpu_features, crypto_operations, crypto_providers, start, start_bench, time_crypto,
         validate, version,
     };
 }

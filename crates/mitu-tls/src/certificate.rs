@@ -1,6 +1,6 @@
 //! Certificates: loaded once for each configuration, shared by every site and protocol that serves them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
@@ -10,8 +10,9 @@ use rustls::{SignatureAlgorithm, SignatureScheme, SupportedCipherSuite};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::CertificateConfig;
+use crate::config::{CertificateConfig, Provider};
 use crate::error::{Secrets, TlsConfigError, secret};
+use crate::provider::base_provider;
 
 /// A chain with its key, checked to belong together.
 #[derive(Debug)]
@@ -91,16 +92,20 @@ pub fn read_chain(secrets: &Secrets, id: &str) -> Result<Vec<CertificateDer<'sta
     Ok(chain)
 }
 
-/// Every certificate of a configuration, by identifier.
-pub type Certificates = HashMap<String, Arc<Certificate>>;
+/// Every certificate of a configuration, with its key in each of the providers that sign with it, by identifier.
+pub type Certificates = HashMap<Provider, HashMap<String, Arc<Certificate>>>;
 
 pub fn load_all(
     configs: &[CertificateConfig],
     secrets: &Secrets,
-    provider: &CryptoProvider,
+    providers: impl IntoIterator<Item = Provider>,
 ) -> Result<Certificates, TlsConfigError> {
-    configs
-        .iter()
-        .map(|config| Ok((config.id.clone(), Arc::new(Certificate::load(config, secrets, provider)?))))
-        .collect()
+    let load = |provider| {
+        let crypto = base_provider(provider)?;
+        let load = |config: &CertificateConfig| {
+            Ok((config.id.clone(), Arc::new(Certificate::load(config, secrets, &crypto)?)))
+        };
+        Ok((provider, configs.iter().map(load).collect::<Result<_, TlsConfigError>>()?))
+    };
+    providers.into_iter().collect::<HashSet<_>>().into_iter().map(load).collect()
 }

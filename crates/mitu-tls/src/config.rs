@@ -47,6 +47,20 @@ pub struct TlsPolicy {
 pub enum Provider {
     #[serde(rename = "aws-lc")]
     AwsLc,
+    #[serde(rename = "boringssl")]
+    BoringSsl,
+    #[serde(rename = "aws-lc-fips")]
+    AwsLcFips,
+}
+
+impl Provider {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AwsLc => "aws-lc",
+            Self::BoringSsl => "boringssl",
+            Self::AwsLcFips => "aws-lc-fips",
+        }
+    }
 }
 
 /// When the keys are exchanged in X25519MLKEM768.

@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 
+use crate::config::Provider;
+use crate::provider::AVAILABLE;
+
 /// PEM documents by the identifier that the configuration refers to them with.
 pub type Secrets = HashMap<String, Vec<u8>>;
 
@@ -19,10 +22,12 @@ pub enum TlsConfigError {
     Certificate { id: String, source: rustls::Error },
     #[error("client CA '{id}': {reason}")]
     ClientCa { id: String, reason: String },
-    #[error("unknown cipher suite '{0}'")]
-    UnknownCipherSuite(String),
-    #[error("unknown key exchange group '{0}'")]
-    UnknownGroup(String),
+    #[error("provider '{wanted}' is not in this build, which has {has}", wanted = .0.name(), has = available())]
+    MissingProvider(Provider),
+    #[error("cipher suite '{name}' is unknown to provider '{provider}'", provider = .provider.name())]
+    UnknownCipherSuite { name: String, provider: Provider },
+    #[error("key exchange group '{name}' is unknown to provider '{provider}'", provider = .provider.name())]
+    UnknownGroup { name: String, provider: Provider },
     #[error("protocol '{alpn}': {reason}")]
     Policy { alpn: String, reason: String },
     #[error("ticket secret '{id}' is shorter than {min} bytes")]
@@ -37,6 +42,10 @@ pub enum TlsConfigError {
     SystemRoots(String),
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
+}
+
+fn available() -> String {
+    AVAILABLE.iter().map(|provider| provider.name()).collect::<Vec<_>>().join(" and ")
 }
 
 /// The PEM document behind `id`.

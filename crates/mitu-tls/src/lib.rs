@@ -10,8 +10,10 @@ pub mod error;
 pub mod group;
 pub mod handshake;
 pub mod identity;
+#[cfg(not(feature = "fips"))]
 pub mod key_schedule;
 pub mod policy;
+pub mod provider;
 pub mod select;
 pub mod server_name;
 pub mod session;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
@@ -10,10 +10,10 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 use crate::certificate::{Certificate, read_chain};
-use crate::config::{ClientAuthConfig, Provider, TlsPolicy, Version};
+use crate::config::{ClientAuthConfig, TlsPolicy, Version};
 use crate::error::{Secrets, TlsConfigError};
 use crate::group::{self, Groups};
-use crate::key_schedule::cipher_suites;
+use crate::provider::base_provider;
 
 /// A policy made ready: what all server configurations under it share.
 #[derive(Debug)]
@@ -92,22 +92,16 @@ impl PreparedPolicy {
     }
 }
 
-/// The whole of a provider, before a policy narrows it.
-pub fn base_provider(provider: Provider) -> CryptoProvider {
-    match provider {
-        Provider::AwsLc => CryptoProvider { cipher_suites: cipher_suites().to_vec(), ..aws_lc_rs::default_provider() },
-    }
-}
-
 /// The provider with the policy's suites and groups, in the policy's order.
 pub fn crypto_provider(policy: &TlsPolicy) -> Result<CryptoProvider, TlsConfigError> {
-    let base = base_provider(policy.provider);
+    let provider = policy.provider;
+    let base = base_provider(provider)?;
     let cipher_suites = if policy.cipher_suites.is_empty() {
         cheapest_first(base.cipher_suites)
     } else {
         let find = |name: &String| {
-            let found = cipher_suites().iter().find(|suite| suite_name(suite) == name);
-            found.copied().ok_or_else(|| TlsConfigError::UnknownCipherSuite(name.clone()))
+            let found = base.cipher_suites.iter().find(|suite| suite_name(suite) == name);
+            found.copied().ok_or_else(|| TlsConfigError::UnknownCipherSuite { name: name.clone(), provider })
         };
         policy.cipher_suites.iter().map(find).collect::<Result<_, _>>()?
     };
@@ -115,8 +109,8 @@ pub fn crypto_provider(policy: &TlsPolicy) -> Result<CryptoProvider, TlsConfigEr
         group::cheapest_first(base.kx_groups)
     } else {
         let find = |name: &String| {
-            let found = aws_lc_rs::ALL_KX_GROUPS.iter().find(|group| group_name(**group) == name.to_ascii_lowercase());
-            found.copied().ok_or_else(|| TlsConfigError::UnknownGroup(name.clone()))
+            let found = base.kx_groups.iter().find(|group| group_name(**group) == name.to_ascii_lowercase());
+            found.copied().ok_or_else(|| TlsConfigError::UnknownGroup { name: name.clone(), provider })
         };
         policy.groups.iter().map(find).collect::<Result<Vec<_>, _>>()?
     };
@@ -195,11 +189,12 @@ mod tests {
     use rustls::NamedGroup;
 
     use super::*;
-    use crate::config::PostQuantum;
+    use crate::config::{PostQuantum, Provider};
+    use crate::provider::AVAILABLE;
 
-    fn policy(cipher_suites: &[&str], groups: &[&str]) -> TlsPolicy {
+    fn policy(provider: Provider, cipher_suites: &[&str], groups: &[&str]) -> TlsPolicy {
         TlsPolicy {
-            provider: Provider::AwsLc,
+            provider,
             min_version: Version::Tls12,
             max_version: Version::Tls13,
             cipher_suites: cipher_suites.iter().map(ToString::to_string).collect(),
@@ -212,32 +207,42 @@ mod tests {
 
     #[test]
     fn every_suite_and_group_is_found_by_its_iana_name() {
-        for suite in cipher_suites() {
-            let crypto = crypto_provider(&policy(&[suite_name(suite)], &[])).unwrap();
-            assert_eq!(crypto.cipher_suites, [*suite]);
-        }
-        for name in ["X25519MLKEM768", "X25519", "secp256r1", "secp384r1"] {
-            assert_eq!(crypto_provider(&policy(&[], &[name])).unwrap().kx_groups.len(), 1, "{name}");
+        for &provider in AVAILABLE {
+            let suites = base_provider(provider).unwrap().cipher_suites;
+            assert!(suites.len() >= 6);
+            for suite in suites {
+                let crypto = crypto_provider(&policy(provider, &[suite_name(&suite)], &[])).unwrap();
+                assert_eq!(crypto.cipher_suites, [suite]);
+            }
+            for name in ["X25519MLKEM768", "X25519", "secp256r1", "secp384r1"] {
+                assert_eq!(crypto_provider(&policy(provider, &[], &[name])).unwrap().kx_groups.len(), 1, "{name}");
+            }
         }
     }
 
     #[test]
-    fn the_cheapest_comes_first() {
-        let crypto = crypto_provider(&policy(&[], &[])).unwrap();
-        let tls13 = crypto.cipher_suites.iter().map(suite_name).filter(|name| !name.contains("_WITH_"));
-        let order: Vec<_> = tls13.collect();
-        assert_eq!(order[0], "TLS_AES_128_GCM_SHA256");
+    fn providers_agree_on_the_order_and_the_cheapest_comes_first() {
+        let names = |provider| {
+            let crypto = crypto_provider(&policy(provider, &[], &[])).unwrap();
+            let suites: Vec<_> = crypto.cipher_suites.iter().map(suite_name).collect();
+            (suites, crypto.kx_groups.iter().map(|group| group.name()).collect::<Vec<_>>())
+        };
+        let first = names(AVAILABLE[0]);
+        let tls13: Vec<_> = first.0.iter().filter(|name| !name.contains("_WITH_")).collect();
+        assert_eq!(*tls13[0], "TLS_AES_128_GCM_SHA256");
         // SHA-384 before the other only where it is as cheap.
         #[cfg(target_arch = "x86_64")]
-        assert_eq!(order[2], "TLS_AES_256_GCM_SHA384");
-        let groups: Vec<_> = crypto.kx_groups.iter().map(|group| group.name()).collect();
-        assert_eq!(groups[..3], [NamedGroup::X25519MLKEM768, NamedGroup::X25519, NamedGroup::secp256r1]);
+        assert_eq!(*tls13[2], "TLS_AES_256_GCM_SHA384");
+        assert_eq!(first.1[..3], [NamedGroup::X25519MLKEM768, NamedGroup::X25519, NamedGroup::secp256r1]);
+        for &provider in AVAILABLE {
+            assert_eq!(names(provider), first);
+        }
     }
 
     #[test]
     fn off_leaves_the_hybrid_out() {
         for groups in [&[][..], &["X25519MLKEM768", "X25519"]] {
-            let off = TlsPolicy { post_quantum: PostQuantum::Off, ..policy(&[], groups) };
+            let off = TlsPolicy { post_quantum: PostQuantum::Off, ..policy(AVAILABLE[0], &[], groups) };
             let crypto = crypto_provider(&off).unwrap();
             assert_eq!(crypto.kx_groups[0].name(), NamedGroup::X25519);
             assert!(crypto.kx_groups.iter().all(|group| group.name() != NamedGroup::X25519MLKEM768));
@@ -246,15 +251,31 @@ mod tests {
 
     #[test]
     fn unknown_names_are_refused() {
-        assert!(matches!(crypto_provider(&policy(&["RC4"], &[])), Err(TlsConfigError::UnknownCipherSuite(_))));
-        assert!(matches!(crypto_provider(&policy(&[], &["ffdhe2048"])), Err(TlsConfigError::UnknownGroup(_))));
+        for &provider in AVAILABLE {
+            let refused = crypto_provider(&policy(provider, &["RC4"], &[]));
+            assert!(matches!(refused, Err(TlsConfigError::UnknownCipherSuite { .. })));
+            let refused = crypto_provider(&policy(provider, &[], &["ffdhe2048"]));
+            assert!(matches!(refused, Err(TlsConfigError::UnknownGroup { .. })));
+        }
+    }
+
+    #[test]
+    fn a_provider_that_was_not_built_is_refused() {
+        let every = [Provider::AwsLc, Provider::BoringSsl, Provider::AwsLcFips];
+        let missing: Vec<_> = every.into_iter().filter(|provider| !AVAILABLE.contains(provider)).collect();
+        assert!(!missing.is_empty());
+        for provider in missing {
+            let refused = crypto_provider(&policy(provider, &[], &[])).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("provider '{}' is not in this build, which has", provider.name())));
+            assert!(refused.contains(AVAILABLE[0].name()));
+        }
     }
 
     #[test]
     fn a_version_without_suites_and_a_policy_without_groups_are_refused() {
-        let hybrid = policy(&[], &["X25519MLKEM768"]);
+        let hybrid = policy(AVAILABLE[0], &[], &["X25519MLKEM768"]);
         let off = TlsPolicy { post_quantum: PostQuantum::Off, ..hybrid };
-        for policy in [policy(&["TLS_AES_128_GCM_SHA256"], &[]), off] {
+        for policy in [policy(AVAILABLE[0], &["TLS_AES_128_GCM_SHA256"], &[]), off] {
             let refused = PreparedPolicy::new(&policy, "h2", &Secrets::new());
             assert!(matches!(refused, Err(TlsConfigError::Policy { .. })));
         }

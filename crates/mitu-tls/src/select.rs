@@ -1,6 +1,7 @@
 //! The choice made from a ClientHello: site by server name, protocol by ALPN, certificate by what the client can
 //! verify, group by what it has sent keys for. Every combination was prepared when the configuration was built, so a choice allocates nothing.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustls::server::ClientHello;
@@ -9,7 +10,7 @@ use rustls::{AlertDescription, ServerConfig, SupportedCipherSuite};
 use crate::alpn::{AlpnTable, Decision};
 use crate::certificate::{Certificate, Certificates, KeyType};
 use crate::client_hello::Offer;
-use crate::config::{SiteConfig, TlsPolicy};
+use crate::config::{Provider, SiteConfig, TlsPolicy};
 use crate::error::{Secrets, TlsConfigError};
 use crate::group::Groups;
 use crate::policy::PreparedPolicy;
@@ -26,11 +27,10 @@ pub struct Selector {
     prepared: Vec<Prepared>,
 }
 
+/// Where in `prepared` each protocol's configurations are, one for each certificate.
 #[derive(Debug)]
 struct Site {
-    certificates: Vec<Arc<Certificate>>,
-    /// Where this site's block begins in `prepared`; within it, protocol by protocol, a certificate each.
-    first: usize,
+    protocols: Vec<Range<usize>>,
 }
 
 /// TLS configurations, ready to run, for one (site, protocol, certificate).
@@ -43,6 +43,7 @@ pub struct Prepared {
     /// The site's first server name, for labels.
     pub site: Arc<str>,
     pub key_type: KeyType,
+    certificate: Arc<Certificate>,
     suites: Arc<[SupportedCipherSuite]>,
 }
 
@@ -91,8 +92,7 @@ impl Selector {
         let mut sites = Vec::with_capacity(config.sites.len());
         let mut prepared = Vec::with_capacity(config.sites.len() * policies.len());
         for site in config.sites {
-            let chosen = site_certificates(site, certificates)?;
-            let first = prepared.len();
+            let mut blocks = Vec::with_capacity(policies.len());
             let name: Arc<str> = site.names.first().map_or("default", String::as_str).into();
             for (protocol, ((alpn, policy), ready)) in config.protocols.iter().zip(&policies).enumerate() {
                 let ticketer = if policy.tickets == 0 {
@@ -101,18 +101,21 @@ impl Selector {
                     let scope = TicketScope::new(config.listener, &site.names, alpn, policy, secrets)?;
                     Some(ticketers.get(scope, previous))
                 };
-                for certificate in &chosen {
+                let first = prepared.len();
+                for certificate in site_certificates(site, certificates, policy.provider)? {
                     prepared.push(Prepared {
-                        configs: ready.server_configs(alpn, certificate, ticketer.as_ref())?,
+                        configs: ready.server_configs(alpn, &certificate, ticketer.as_ref())?,
                         groups: ready.groups.clone(),
                         protocol,
                         site: name.clone(),
                         key_type: certificate.key_type,
+                        certificate,
                         suites: ready.suites.clone(),
                     });
                 }
+                blocks.push(first..prepared.len());
             }
-            sites.push(Site { certificates: chosen, first });
+            sites.push(Site { protocols: blocks });
         }
         Ok(Self {
             alpn: AlpnTable::new(config.protocols.iter().map(|(alpn, _)| *alpn))?,
@@ -141,24 +144,29 @@ impl Selector {
         let site = self.names.find(name.as_deref()).and_then(|site| self.sites.get(site));
         let site = site.ok_or_else(|| refuse(AlertDescription::UnrecognisedName))?;
         let protocol = protocol.ok_or_else(|| refuse(AlertDescription::NoApplicationProtocol))?;
-        let block = site.first + protocol * site.certificates.len();
-        let suits = |(at, certificate): &(usize, &Arc<Certificate>)| {
-            certificate.suits(hello, &self.prepared[block + at].suites)
-        };
+        let mut block = site.protocols[protocol].clone();
+        let first = block.start;
+        let suits = |&index: &usize| self.prepared[index].certificate.suits(hello, &self.prepared[index].suites);
         // Where nothing suits, rustls says so to the client in its own words, on the first certificate.
-        let certificate = site.certificates.iter().enumerate().find(suits).map_or(0, |(at, _)| at);
-        let index = block + certificate;
+        let index = block.find(suits).unwrap_or(first);
         let prepared = &self.prepared[index];
         let group = prepared.groups.choose(hello.named_groups().unwrap_or_default(), offer);
         Ok(Selection { index, prepared, config: &prepared.configs[group], alpn })
     }
 }
 
-/// A site's certificates, one for each key type, the cheapest to sign with first.
-fn site_certificates(site: &SiteConfig, all: &Certificates) -> Result<Vec<Arc<Certificate>>, TlsConfigError> {
+/// A site's certificates with their keys in `provider`, one for each key type, the cheapest to sign with first.
+fn site_certificates(
+    site: &SiteConfig,
+    all: &Certificates,
+    provider: Provider,
+) -> Result<Vec<Arc<Certificate>>, TlsConfigError> {
     let mut chosen: Vec<Arc<Certificate>> = Vec::new();
     for id in &site.certificates {
-        let certificate = all.get(id).ok_or_else(|| TlsConfigError::MissingCertificate(id.clone()))?;
+        let certificate = all
+            .get(&provider)
+            .and_then(|all| all.get(id))
+            .ok_or_else(|| TlsConfigError::MissingCertificate(id.clone()))?;
         if !chosen.iter().any(|known| known.key_type == certificate.key_type) {
             chosen.push(certificate.clone());
         }

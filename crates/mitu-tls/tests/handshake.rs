@@ -15,7 +15,7 @@ use mitu_tls::config::{
 use mitu_tls::error::Secrets;
 use mitu_tls::handshake::{self, Failed};
 use mitu_tls::identity::ClientIdentity;
-use mitu_tls::policy::base_provider;
+use mitu_tls::provider::{AVAILABLE, AWS_LC, base_provider};
 use mitu_tls::select::{Selector, SelectorConfig};
 use mitu_tls::ticket::Ticketers;
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
@@ -94,12 +94,14 @@ async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Faile
 
 /// A CA, what it issued for the servers, and a device's certificate.
 struct Pki {
+    /// What the server runs on.
+    provider: Provider,
     secrets: Secrets,
     certificates: Vec<CertificateConfig>,
     device: (CertificateDer<'static>, PrivateKeyDer<'static>),
 }
 
-fn pki() -> Pki {
+fn pki(provider: Provider) -> Pki {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(vec![]).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -124,12 +126,17 @@ fn pki() -> Pki {
     params.distinguished_name.push(DnType::CommonName, "device-17");
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
     let device = params.signed_by(&key, &issuer).unwrap();
-    Pki { secrets, certificates, device: (device.der().clone(), key.serialize_der().try_into().unwrap()) }
+    Pki { provider, secrets, certificates, device: (device.der().clone(), key.serialize_der().try_into().unwrap()) }
 }
 
-fn policy(min_version: Version, client_auth: ClientAuthConfig) -> TlsPolicy {
+/// One for each of the providers, all of which do the same.
+fn every() -> impl Iterator<Item = Pki> {
+    AVAILABLE.iter().map(|provider| pki(*provider))
+}
+
+fn policy(provider: Provider, min_version: Version, client_auth: ClientAuthConfig) -> TlsPolicy {
     TlsPolicy {
-        provider: Provider::AwsLc,
+        provider,
         min_version,
         max_version: Version::Tls13,
         cipher_suites: vec![],
@@ -144,9 +151,9 @@ fn policy(min_version: Version, client_auth: ClientAuthConfig) -> TlsPolicy {
 fn selector(pki: &Pki, no_alpn: Option<usize>, default_site: Option<usize>) -> Selector {
     let ca = || "ca".to_owned();
     let policies = [
-        ("h2", policy(Version::Tls13, ClientAuthConfig::None)),
-        ("mqtt", policy(Version::Tls12, ClientAuthConfig::Optional { ca: ca() })),
-        ("private/1", policy(Version::Tls13, ClientAuthConfig::Required { ca: ca() })),
+        ("h2", policy(pki.provider, Version::Tls13, ClientAuthConfig::None)),
+        ("mqtt", policy(pki.provider, Version::Tls12, ClientAuthConfig::Optional { ca: ca() })),
+        ("private/1", policy(pki.provider, Version::Tls13, ClientAuthConfig::Required { ca: ca() })),
     ];
     selector_of(pki, &policies, no_alpn, default_site)
 }
@@ -157,7 +164,7 @@ fn selector_of(
     no_alpn: Option<usize>,
     default_site: Option<usize>,
 ) -> Selector {
-    let certificates = load_all(&pki.certificates, &pki.secrets, &base_provider(Provider::AwsLc)).unwrap();
+    let certificates = load_all(&pki.certificates, &pki.secrets, [pki.provider]).unwrap();
     let site = |name: &str| SiteConfig {
         names: vec![name.to_owned()],
         certificates: pki.certificates.iter().map(|certificate| certificate.id.clone()).collect(),
@@ -235,7 +242,7 @@ impl Default for Client<'_> {
 
 impl Client<'_> {
     fn config(&self) -> Arc<ClientConfig> {
-        let provider = CryptoProvider { kx_groups: self.groups.to_vec(), ..base_provider(Provider::AwsLc) };
+        let provider = CryptoProvider { kx_groups: self.groups.to_vec(), ..base_provider(AWS_LC).unwrap() };
         let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(self.versions)
             .unwrap()
@@ -277,52 +284,55 @@ async fn last(outcomes: &Outcomes) -> Result<Chosen, &'static str> {
 
 #[tokio::test]
 async fn each_protocol_has_a_policy_of_its_own() {
-    let pki = pki();
-    let (address, outcomes) = serve(selector(&pki, None, Some(0))).await;
-    let tls12 = &[&rustls::version::TLS12][..];
+    for pki in every() {
+        let (address, outcomes) = serve(selector(&pki, None, Some(0))).await;
+        let tls12 = &[&rustls::version::TLS12][..];
 
-    let old_h2 = Client { versions: tls12, ..Client::default() };
-    let refused = connect(address, "a.test", old_h2.config()).await.unwrap_err();
-    assert_eq!(refused, Error::AlertReceived(AlertDescription::ProtocolVersion));
-    assert_eq!(last(&outcomes).await, Err("peer_incompatible"));
+        let old_h2 = Client { versions: tls12, ..Client::default() };
+        let refused = connect(address, "a.test", old_h2.config()).await.unwrap_err();
+        assert_eq!(refused, Error::AlertReceived(AlertDescription::ProtocolVersion));
+        assert_eq!(last(&outcomes).await, Err("peer_incompatible"));
 
-    let old_mqtt = Client { alpn: &["mqtt"], versions: tls12, ..Client::default() };
-    assert_eq!(connect(address, "a.test", old_mqtt.config()).await.unwrap().as_deref(), Some("mqtt"));
-    assert_eq!(last(&outcomes).await.unwrap().identity, None);
+        let old_mqtt = Client { alpn: &["mqtt"], versions: tls12, ..Client::default() };
+        assert_eq!(connect(address, "a.test", old_mqtt.config()).await.unwrap().as_deref(), Some("mqtt"));
+        assert_eq!(last(&outcomes).await.unwrap().identity, None);
 
-    let device = Client { alpn: &["mqtt"], device: Some(&pki), ..Client::default() };
-    connect(address, "a.test", device.config()).await.unwrap();
-    assert_eq!(last(&outcomes).await.unwrap().identity.as_deref(), Some("device-17"));
+        let device = Client { alpn: &["mqtt"], device: Some(&pki), ..Client::default() };
+        connect(address, "a.test", device.config()).await.unwrap();
+        assert_eq!(last(&outcomes).await.unwrap().identity.as_deref(), Some("device-17"));
 
-    let anonymous = Client { alpn: &["private/1"], ..Client::default() };
-    let refused = connect(address, "a.test", anonymous.config()).await.unwrap_err();
-    assert_eq!(refused, Error::AlertReceived(AlertDescription::CertificateRequired));
-    assert_eq!(last(&outcomes).await, Err("client_certificate_missing"));
+        let anonymous = Client { alpn: &["private/1"], ..Client::default() };
+        let refused = connect(address, "a.test", anonymous.config()).await.unwrap_err();
+        assert_eq!(refused, Error::AlertReceived(AlertDescription::CertificateRequired));
+        assert_eq!(last(&outcomes).await, Err("client_certificate_missing"));
+    }
 }
 
 #[tokio::test]
 async fn the_certificate_is_one_the_client_can_verify() {
-    let (address, outcomes) = serve(selector(&pki(), None, Some(0))).await;
-    let tls12 = &[&rustls::version::TLS12][..];
-    for (schemes, versions, expected) in [
-        (&[ECDSA, RSA][..], rustls::ALL_VERSIONS, "ecdsa-p256"),
-        (&[RSA], rustls::ALL_VERSIONS, "rsa"),
-        (&[ECDSA], tls12, "ecdsa-p256"),
-        (&[RSA], tls12, "rsa"),
-    ] {
-        let client = Client { alpn: &["mqtt"], versions, schemes, ..Client::default() };
-        connect(address, "a.test", client.config()).await.unwrap();
-        assert_eq!(last(&outcomes).await.unwrap().key_type, expected, "{schemes:?} {versions:?}");
+    for pki in every() {
+        let (address, outcomes) = serve(selector(&pki, None, Some(0))).await;
+        let tls12 = &[&rustls::version::TLS12][..];
+        for (schemes, versions, expected) in [
+            (&[ECDSA, RSA][..], rustls::ALL_VERSIONS, "ecdsa-p256"),
+            (&[RSA], rustls::ALL_VERSIONS, "rsa"),
+            (&[ECDSA], tls12, "ecdsa-p256"),
+            (&[RSA], tls12, "rsa"),
+        ] {
+            let client = Client { alpn: &["mqtt"], versions, schemes, ..Client::default() };
+            connect(address, "a.test", client.config()).await.unwrap();
+            assert_eq!(last(&outcomes).await.unwrap().key_type, expected, "{schemes:?} {versions:?}");
+        }
     }
 }
 
 #[tokio::test]
 async fn the_group_is_one_the_client_has_a_key_for_unless_the_hybrid_is_preferred() {
     const HYBRID: NamedGroup = NamedGroup::X25519MLKEM768;
-    let pki = pki();
+    for pki in every() {
     let make = |alpn, post_quantum, groups: &[&str]| {
         let groups = groups.iter().map(ToString::to_string).collect();
-        (alpn, TlsPolicy { post_quantum, groups, ..policy(Version::Tls12, ClientAuthConfig::None) })
+        (alpn, TlsPolicy { post_quantum, groups, ..policy(pki.provider, Version::Tls12, ClientAuthConfig::None) })
     };
     let policies = [
         make("prefer", PostQuantum::Prefer, &[]),
@@ -357,63 +367,67 @@ async fn the_group_is_one_the_client_has_a_key_for_unless_the_hybrid_is_preferre
     let refused = connect(address, "a.test", nothing.config()).await.unwrap_err();
     assert_eq!(refused, Error::AlertReceived(AlertDescription::HandshakeFailure));
     assert_eq!(last(&outcomes).await, Err("peer_incompatible"));
+    }
 }
 
 #[tokio::test]
 async fn names_lead_to_sites_and_unknown_ones_to_the_default_or_an_alert() {
-    let pki = pki();
-    let client = Client::default();
-    let (address, outcomes) = serve(selector(&pki, None, Some(1))).await;
-    for (name, site) in [("a.test", "a.test"), ("b.test", "b.test"), ("c.test", "b.test")] {
-        connect(address, name, client.config()).await.unwrap();
-        assert_eq!(last(&outcomes).await.unwrap().site, site);
+    for pki in every() {
+        let client = Client::default();
+        let (address, outcomes) = serve(selector(&pki, None, Some(1))).await;
+        for (name, site) in [("a.test", "a.test"), ("b.test", "b.test"), ("c.test", "b.test")] {
+            connect(address, name, client.config()).await.unwrap();
+            assert_eq!(last(&outcomes).await.unwrap().site, site);
+        }
+        let (address, outcomes) = serve(selector(&pki, None, None)).await;
+        let refused = connect(address, "c.test", client.config()).await.unwrap_err();
+        assert_eq!(refused, Error::AlertReceived(AlertDescription::UnrecognisedName));
+        assert_eq!(last(&outcomes).await, Err("unrecognized_name"));
     }
-    let (address, outcomes) = serve(selector(&pki, None, None)).await;
-    let refused = connect(address, "c.test", client.config()).await.unwrap_err();
-    assert_eq!(refused, Error::AlertReceived(AlertDescription::UnrecognisedName));
-    assert_eq!(last(&outcomes).await, Err("unrecognized_name"));
 }
 
 #[tokio::test]
 async fn nothing_in_common_is_an_alert_and_no_alpn_a_setting() {
-    let pki = pki();
-    let stranger = Client { alpn: &["spdy/3.1"], ..Client::default() };
-    let silent = Client { alpn: &[], ..Client::default() };
+    for pki in every() {
+        let stranger = Client { alpn: &["spdy/3.1"], ..Client::default() };
+        let silent = Client { alpn: &[], ..Client::default() };
 
-    let (address, outcomes) = serve(selector(&pki, Some(1), Some(0))).await;
-    let refused = connect(address, "a.test", stranger.config()).await.unwrap_err();
-    assert_eq!(refused, Error::AlertReceived(AlertDescription::NoApplicationProtocol));
-    assert_eq!(last(&outcomes).await, Err("no_application_protocol"));
-    assert_eq!(connect(address, "a.test", silent.config()).await.unwrap(), None);
-    assert_eq!(last(&outcomes).await.unwrap().protocol, 1);
+        let (address, outcomes) = serve(selector(&pki, Some(1), Some(0))).await;
+        let refused = connect(address, "a.test", stranger.config()).await.unwrap_err();
+        assert_eq!(refused, Error::AlertReceived(AlertDescription::NoApplicationProtocol));
+        assert_eq!(last(&outcomes).await, Err("no_application_protocol"));
+        assert_eq!(connect(address, "a.test", silent.config()).await.unwrap(), None);
+        assert_eq!(last(&outcomes).await.unwrap().protocol, 1);
 
-    let (address, outcomes) = serve(selector(&pki, None, Some(0))).await;
-    let refused = connect(address, "a.test", silent.config()).await.unwrap_err();
-    assert_eq!(refused, Error::AlertReceived(AlertDescription::NoApplicationProtocol));
-    assert_eq!(last(&outcomes).await, Err("no_application_protocol"));
+        let (address, outcomes) = serve(selector(&pki, None, Some(0))).await;
+        let refused = connect(address, "a.test", silent.config()).await.unwrap_err();
+        assert_eq!(refused, Error::AlertReceived(AlertDescription::NoApplicationProtocol));
+        assert_eq!(last(&outcomes).await, Err("no_application_protocol"));
+    }
 }
 
 #[tokio::test]
 async fn a_session_resumes_where_it_was_made_and_nowhere_else() {
-    let pki = pki();
-    let (address, outcomes) = serve(selector(&pki, None, Some(0))).await;
-    let shared = Client { alpn: &["h2"], ..Client::default() }.config();
-    for resumed in [false, true] {
-        connect(address, "a.test", shared.clone()).await.unwrap();
-        assert_eq!(last(&outcomes).await.unwrap().resumed, resumed);
+    for pki in every() {
+        let (address, outcomes) = serve(selector(&pki, None, Some(0))).await;
+        let shared = Client { alpn: &["h2"], ..Client::default() }.config();
+        for resumed in [false, true] {
+            connect(address, "a.test", shared.clone()).await.unwrap();
+            assert_eq!(last(&outcomes).await.unwrap().resumed, resumed);
+        }
+        // The same client, with the same tickets at hand, now asks for the protocol that demands a certificate.
+        let mut other = (*shared).clone();
+        other.alpn_protocols = vec![b"private/1".to_vec()];
+        let refused = connect(address, "a.test", Arc::new(other)).await.unwrap_err();
+        assert_eq!(refused, Error::AlertReceived(AlertDescription::CertificateRequired));
+        assert_eq!(last(&outcomes).await, Err("client_certificate_missing"));
     }
-    // The same client, with the same tickets at hand, now asks for the protocol that demands a certificate.
-    let mut other = (*shared).clone();
-    other.alpn_protocols = vec![b"private/1".to_vec()];
-    let refused = connect(address, "a.test", Arc::new(other)).await.unwrap_err();
-    assert_eq!(refused, Error::AlertReceived(AlertDescription::CertificateRequired));
-    assert_eq!(last(&outcomes).await, Err("client_certificate_missing"));
 }
 
 #[tokio::test]
 async fn what_is_not_tls_is_refused() {
     use tokio::io::AsyncWriteExt;
-    let (address, outcomes) = serve(selector(&pki(), None, Some(0))).await;
+    let (address, outcomes) = serve(selector(&pki(AWS_LC), None, Some(0))).await;
     let mut answers = HashMap::new();
     for garbage in ["GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01\x00\x05\x02\x00\x00\x01\x00", ""] {
         let mut tcp = TcpStream::connect(address).await.unwrap();

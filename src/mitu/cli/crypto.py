@@ -39,6 +39,9 @@ def command(
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.001, max=60, help="How long each of the operations is timed.")
     ] = 0.1,
+    provider: Annotated[
+        str | None, typer.Option("--provider", help="Which library, as in tls.provider; the build's AWS-LC by itself.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time the cryptography of a handshake and of its records on this CPU, here and now.
@@ -51,13 +54,17 @@ def command(
         _fail(f"the data plane is missing: {error}", as_json=as_json)
     from mitu._native import NativeError
 
+    known = crypto.providers()
+    name = next(iter(known)) if provider is None else provider
+    if name not in known:
+        _fail(f"this build has no provider '{name}', but {' and '.join(known)}", as_json=as_json)
     told = console(stderr=True)
     try:
         costs = list(
             track(
-                crypto.measure(seconds),
+                crypto.measure(name, seconds),
                 "timing",
-                total=len(crypto.operations()),
+                total=len(crypto.operations(name)),
                 console=told,
                 transient=True,
                 disable=not told.is_terminal,
@@ -68,9 +75,9 @@ def command(
     # Read last, when the CPU has been busy for a while.
     clock = crypto.frequency()
     if as_json:
-        print_json(_as_json(costs, clock, seconds))
+        print_json(_as_json(name, costs, clock, seconds))
     else:
-        _show(costs, clock, seconds)
+        _show(name, costs, clock, seconds)
 
 
 def _fail(reason: str, *, as_json: bool) -> Any:
@@ -81,20 +88,18 @@ def _fail(reason: str, *, as_json: bool) -> Any:
     raise typer.Exit(int(Exit.UNKNOWN))
 
 
-def _as_json(costs: list[Cost], clock: Frequency | None, seconds: float) -> dict[str, Any]:
+def _as_json(name: str, costs: list[Cost], clock: Frequency | None, seconds: float) -> dict[str, Any]:
     from mitu import crypto
-    from mitu._native import crypto_provider
 
-    name, versions = crypto_provider()
     cycles = _goal_cycles(costs, clock)
     return {
-        "provider": {"name": name, "versions": dict(sorted(versions.items()))},
+        "provider": {"name": name, "versions": dict(sorted(crypto.providers()[name].items()))},
         "cpu": {
             "model": crypto.cpu_model(),
             "mhz": None if clock is None else clock.mhz,
             "mhz_source": None if clock is None else clock.source,
             "features": [
-                {"name": one.name, "found": one.found, "used_for": list(one.used_for)} for one in crypto.features()
+                {"name": one.name, "found": one.found, "used_for": list(one.used_for)} for one in crypto.features(name)
             ],
         },
         "seconds_each": seconds,
@@ -121,13 +126,11 @@ def _as_json(costs: list[Cost], clock: Frequency | None, seconds: float) -> dict
     }
 
 
-def _show(costs: list[Cost], clock: Frequency | None, seconds: float) -> None:
+def _show(name: str, costs: list[Cost], clock: Frequency | None, seconds: float) -> None:
     from mitu import crypto
-    from mitu._native import crypto_provider
 
     out = console()
-    name, versions = crypto_provider()
-    made_of = ", ".join(f"{crate} {version}" for crate, version in sorted(versions.items()))
+    made_of = ", ".join(f"{crate} {version}" for crate, version in sorted(crypto.providers()[name].items()))
     out.print(Text.assemble((name, "bold"), f"  {made_of}"))
     out.print(Text(crypto.cpu_model()))
     at = "clock unknown" if clock is None else f"{clock.mhz:,.0f} MHz by {clock.source}"
@@ -135,7 +138,7 @@ def _show(costs: list[Cost], clock: Frequency | None, seconds: float) -> None:
 
     table = _table("instructions", "used for", numbers=0)
     absent = []
-    for feature in crypto.features():
+    for feature in crypto.features(name):
         if feature.found:
             table.add_row(feature.name, Text("; ".join(feature.used_for) or "nothing here", style=""))
         else:

@@ -10,6 +10,7 @@ from typing import Any
 from mitu.config.compile_routes import route_names
 from mitu.config.diagnostic import Diagnostic, Loc
 from mitu.config.model import Config
+from mitu.config.policy import merge
 from mitu.config.validate import Findings
 
 _REFUSALS = 50
@@ -25,6 +26,9 @@ def ask(document: dict[str, Any], secrets: dict[str, bytes], config: Config) -> 
         hint = "install mitu, or build it: maturin develop"
         findings.add("W009", f"not checked by the data plane: {error}", (), hint=hint)
         return findings.found
+    _check_providers(findings, [name for name, _ in _native.crypto_providers()])
+    if findings.found:
+        return findings.found
     document = copy.deepcopy(document)
     for _ in range(_REFUSALS):
         try:
@@ -38,6 +42,19 @@ def ask(document: dict[str, Any], secrets: dict[str, bytes], config: Config) -> 
         else:
             break
     return findings.found
+
+
+def _check_providers(findings: Findings, built: list[str]) -> None:
+    """Where a provider is named that this build lacks. Other builds of the same version may have it."""
+    named: dict[Loc, str] = {}
+    for at, listener in enumerate(findings.config.listeners):
+        for index, protocol in enumerate(listener.protocols):
+            own: Loc = () if protocol.tls.provider is None else ("protocols", index)
+            named["listeners", at, *own, "tls", "provider"] = merge(listener.tls, protocol.tls).provider
+    for loc, provider in named.items():
+        if provider not in built:
+            message = f"provider '{provider}' is not in this build of mitu"
+            findings.add("E091", message, loc, found=provider, allowed=tuple(built))
 
 
 def _drop_route(document: dict[str, Any], message: str) -> bool:

@@ -12,7 +12,7 @@ from mitu.config.types import Bool, ConfigPath, HostPattern, IntRange, fail, one
 Version = Literal["1.2", "1.3"]
 Policy = Literal["modern", "intermediate"]
 ClientAuth = Literal["none", "optional", "required"]
-Provider = Literal["aws-lc"]
+Provider = Literal["aws-lc", "boringssl", "aws-lc-fips"]
 PostQuantum = Literal["prefer", "allow", "off"]
 
 # IANA name: OpenSSL's name. Every one is an AEAD with forward secrecy, so none is on HTTP/2's list of prohibited
@@ -127,7 +127,9 @@ class TlsSettings(Model):
     tickets: Annotated[int, IntRange(0, 16)] | None = Field(
         default=None, description="TLS 1.3 tickets sent after a full handshake; 0 turns resumption off."
     )
-    provider: Provider | None = Field(default=None, description="The library that does the cryptography.")
+    provider: Provider | None = Field(
+        default=None, description="The library that does the cryptography, which this build of mitu must have."
+    )
 
 
 class ListenerTls(TlsSettings):
@@ -145,7 +147,9 @@ class ListenerTls(TlsSettings):
     tickets: Annotated[int, IntRange(0, 16)] | None = Field(
         default=1, description="TLS 1.3 tickets sent after a full handshake; 0 turns resumption off."
     )
-    provider: Provider | None = Field(default="aws-lc", description="The library that does the cryptography.")
+    provider: Provider | None = Field(
+        default="aws-lc", description="The library that does the cryptography, which this build of mitu must have."
+    )
     certificates: tuple[Certificate, ...] = Field(
         description="Chains and keys; ECDSA and RSA for the same names stand side by side."
     )

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use mitu_tls::certificate::Certificate;
-use mitu_tls::config::{CertificateConfig, Provider, UpstreamTlsConfig};
+use mitu_tls::config::{CertificateConfig, UpstreamTlsConfig};
 use mitu_tls::error::{Secrets, TlsConfigError};
-use mitu_tls::policy::base_provider;
+use mitu_tls::provider::{AWS_LC, base_provider};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -18,7 +18,7 @@ pub fn client_config(
     certificates: &[CertificateConfig],
     secrets: &Secrets,
 ) -> Result<ClientConfig, TlsConfigError> {
-    let provider = Arc::new(base_provider(Provider::AwsLc));
+    let provider = Arc::new(base_provider(AWS_LC)?);
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = if config.verify {
         builder.with_root_certificates(roots(config.ca.as_deref(), secrets)?)

@@ -85,6 +85,8 @@ impl Encoder {
 fn provider_name(provider: Provider) -> &'static str {
     match provider {
         Provider::AwsLc => "aws-lc",
+        Provider::BoringSsl => "boringssl",
+        Provider::AwsLcFips => "aws-lc-fips",
     }
 }
 
@@ -136,12 +138,14 @@ mod tests {
 
     #[test]
     fn every_rule_is_part_of_it() {
-        let changes: [fn(&mut Ingredients); 13] = [
+        let changes: [fn(&mut Ingredients); 15] = [
             |_| {},
             |it| it.listener = "other",
             |it| it.names = vec!["a.test".to_owned()],
             |it| it.names = vec!["a.testb.test".to_owned()],
             |it| it.alpn = "h2",
+            |it| it.policy.provider = Provider::BoringSsl,
+            |it| it.policy.provider = Provider::AwsLcFips,
             |it| it.policy.min_version = Version::Tls13,
             |it| it.policy.max_version = Version::Tls12,
             |it| it.policy.cipher_suites = vec![],

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
-use mitu_crypto::operation::{OPERATIONS, measure};
+use mitu_crypto::operation::{measure, operations};
+use mitu_crypto::provider::AWS_LC;
 use mitu_load::error::LoadError;
 use serde::Serialize;
 
@@ -24,7 +25,8 @@ pub struct Costs {
 pub fn run(arguments: &Arguments) -> Result<Costs, LoadError> {
     let budget =
         Duration::try_from_secs_f64(arguments.seconds).map_err(|error| LoadError::Usage(error.to_string()))?;
-    let public_key = OPERATIONS.iter().filter(|operation| operation.bytes.is_none());
-    let timed = public_key.map(|operation| Ok((operation.name, measure(operation.name, budget)?.median)));
+    let operations = operations(AWS_LC)?;
+    let public_key = operations.iter().filter(|operation| operation.bytes.is_none());
+    let timed = public_key.map(|operation| Ok((operation.name, measure(AWS_LC, operation.name, budget)?.median)));
     Ok(Costs { microseconds: timed.collect::<Result<_, LoadError>>()? })
 }
