@@ -64,7 +64,7 @@ lint-python: build
 	@$(BIN)/python -m tools.audit python
 
 fips: $(VENV)/.ready ## Check that the build with the FIPS module compiles (it needs Go and Perl).
-	cargo clippy --quiet --package mitu-tls --package mitu-crypto --features mitu-crypto/fips -- -D warnings
+	cargo clippy --quiet --package mitu-tls --package mitu-crypto --no-default-features --features mitu-crypto/fips -- -D warnings
 
 fmt: $(VENV)/.ready ## Format everything.
 	cargo fmt
