@@ -185,7 +185,7 @@ fn cost_error(error: CostError) -> PyErr {
 mod _native {
     #[pymodule_export]
     use super::{
-        Bench, NativeError, Server, cpu_features, crypto_operations, crypto_providers, start, start_bench, time_crypto,
-        validate, version,
+        Bench, NativeError, Server, cpu_features, crypto_operations, crypto_providers, start, start_bench,
+        time_crypto, validate, version,
     };
 }

@@ -1,5 +1,6 @@
 //! The choice made from a ClientHello: site by server name, protocol by ALPN, certificate by what the client can
-//! verify, group by what it has sent keys for. Every combination was prepared when the configuration was built, so a choice allocates nothing.
+//! verify, group by what it has sent keys for. Every combination was prepared when the configuration was built, so a
+//! choice allocates nothing.
 
 use std::ops::Range;
 use std::sync::Arc;

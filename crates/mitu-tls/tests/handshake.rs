@@ -330,43 +330,43 @@ async fn the_certificate_is_one_the_client_can_verify() {
 async fn the_group_is_one_the_client_has_a_key_for_unless_the_hybrid_is_preferred() {
     const HYBRID: NamedGroup = NamedGroup::X25519MLKEM768;
     for pki in every() {
-    let make = |alpn, post_quantum, groups: &[&str]| {
-        let groups = groups.iter().map(ToString::to_string).collect();
-        (alpn, TlsPolicy { post_quantum, groups, ..policy(pki.provider, Version::Tls12, ClientAuthConfig::None) })
-    };
-    let policies = [
-        make("prefer", PostQuantum::Prefer, &[]),
-        make("allow", PostQuantum::Allow, &[]),
-        make("off", PostQuantum::Off, &[]),
-        make("listed", PostQuantum::Allow, &["secp384r1", "X25519"]),
-    ];
-    let (address, outcomes) = serve(selector_of(&pki, &policies, None, Some(0))).await;
-    let tls12 = &[&rustls::version::TLS12][..];
-    for (alpn, groups, versions, group, retried) in [
-        ("prefer", &[X25519MLKEM768, X25519][..], rustls::ALL_VERSIONS, HYBRID, false),
-        ("allow", &[X25519MLKEM768, X25519], rustls::ALL_VERSIONS, HYBRID, false),
-        ("off", &[X25519MLKEM768, X25519], rustls::ALL_VERSIONS, NamedGroup::X25519, false),
-        // No key for the hybrid.
-        ("prefer", &[X25519, X25519MLKEM768], rustls::ALL_VERSIONS, HYBRID, true),
-        ("allow", &[X25519, X25519MLKEM768], rustls::ALL_VERSIONS, NamedGroup::X25519, false),
-        ("prefer", &[X25519, SECP256R1], rustls::ALL_VERSIONS, NamedGroup::X25519, false),
-        // A key for one that costs more is better than a round trip, and the listed order counts among those without.
-        ("allow", &[SECP384R1, X25519], rustls::ALL_VERSIONS, NamedGroup::secp384r1, false),
-        ("listed", &[X25519, SECP384R1], rustls::ALL_VERSIONS, NamedGroup::X25519, false),
-        ("listed", &[SECP256R1, X25519, SECP384R1], rustls::ALL_VERSIONS, NamedGroup::secp384r1, true),
-        ("allow", &[X25519MLKEM768], rustls::ALL_VERSIONS, HYBRID, false),
-        // TLS 1.2 has neither hybrid nor keys sent ahead.
-        ("prefer", &[SECP256R1, X25519MLKEM768, X25519], tls12, NamedGroup::X25519, false),
-    ] {
-        let client = Client { alpn: &[alpn], groups, versions, ..Client::default() };
-        connect(address, "a.test", client.config()).await.unwrap();
-        let chosen = last(&outcomes).await.unwrap();
-        assert_eq!((chosen.group, chosen.retried), (group, retried), "{alpn} {groups:?} {versions:?}");
-    }
-    let nothing = Client { alpn: &["listed"], groups: &[SECP256R1], ..Client::default() };
-    let refused = connect(address, "a.test", nothing.config()).await.unwrap_err();
-    assert_eq!(refused, Error::AlertReceived(AlertDescription::HandshakeFailure));
-    assert_eq!(last(&outcomes).await, Err("peer_incompatible"));
+        let make = |alpn, post_quantum, groups: &[&str]| {
+            let groups = groups.iter().map(ToString::to_string).collect();
+            (alpn, TlsPolicy { post_quantum, groups, ..policy(pki.provider, Version::Tls12, ClientAuthConfig::None) })
+        };
+        let policies = [
+            make("prefer", PostQuantum::Prefer, &[]),
+            make("allow", PostQuantum::Allow, &[]),
+            make("off", PostQuantum::Off, &[]),
+            make("listed", PostQuantum::Allow, &["secp384r1", "X25519"]),
+        ];
+        let (address, outcomes) = serve(selector_of(&pki, &policies, None, Some(0))).await;
+        let tls12 = &[&rustls::version::TLS12][..];
+        for (alpn, groups, versions, group, retried) in [
+            ("prefer", &[X25519MLKEM768, X25519][..], rustls::ALL_VERSIONS, HYBRID, false),
+            ("allow", &[X25519MLKEM768, X25519], rustls::ALL_VERSIONS, HYBRID, false),
+            ("off", &[X25519MLKEM768, X25519], rustls::ALL_VERSIONS, NamedGroup::X25519, false),
+            // No key for the hybrid.
+            ("prefer", &[X25519, X25519MLKEM768], rustls::ALL_VERSIONS, HYBRID, true),
+            ("allow", &[X25519, X25519MLKEM768], rustls::ALL_VERSIONS, NamedGroup::X25519, false),
+            ("prefer", &[X25519, SECP256R1], rustls::ALL_VERSIONS, NamedGroup::X25519, false),
+            // A key for one that costs more is better than a round trip, and the listed order counts among those without.
+            ("allow", &[SECP384R1, X25519], rustls::ALL_VERSIONS, NamedGroup::secp384r1, false),
+            ("listed", &[X25519, SECP384R1], rustls::ALL_VERSIONS, NamedGroup::X25519, false),
+            ("listed", &[SECP256R1, X25519, SECP384R1], rustls::ALL_VERSIONS, NamedGroup::secp384r1, true),
+            ("allow", &[X25519MLKEM768], rustls::ALL_VERSIONS, HYBRID, false),
+            // TLS 1.2 has neither hybrid nor keys sent ahead.
+            ("prefer", &[SECP256R1, X25519MLKEM768, X25519], tls12, NamedGroup::X25519, false),
+        ] {
+            let client = Client { alpn: &[alpn], groups, versions, ..Client::default() };
+            connect(address, "a.test", client.config()).await.unwrap();
+            let chosen = last(&outcomes).await.unwrap();
+            assert_eq!((chosen.group, chosen.retried), (group, retried), "{alpn} {groups:?} {versions:?}");
+        }
+        let nothing = Client { alpn: &["listed"], groups: &[SECP256R1], ..Client::default() };
+        let refused = connect(address, "a.test", nothing.config()).await.unwrap_err();
+        assert_eq!(refused, Error::AlertReceived(AlertDescription::HandshakeFailure));
+        assert_eq!(last(&outcomes).await, Err("peer_incompatible"));
     }
 }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use mitu_tls::certificate::load_all;
-use mitu_tls::config::{CertificateConfig, ClientAuthConfig, Provider, TlsPolicy, Version};
+use mitu_tls::config::{CertificateConfig, ClientAuthConfig, PostQuantum, Provider, TlsPolicy, Version};
 use mitu_tls::error::Secrets;
 use mitu_tls::policy::PreparedPolicy;
 use mitu_tls::provider::{AVAILABLE, base_provider};
@@ -47,6 +47,7 @@ fn policy(provider: Provider) -> TlsPolicy {
         max_version: Version::Tls13,
         cipher_suites: vec![],
         groups: vec![],
+        post_quantum: PostQuantum::Allow,
         client_auth: ClientAuthConfig::None,
         tickets: 0,
     }
@@ -109,7 +110,7 @@ fn all_combinations_shake_hands() {
         for (id, _) in KEYS {
             let certificate = &all[&provider][id];
             assert_eq!(certificate.key_type.name(), id);
-            let config = Arc::new(prepared.server_config("h2", certificate, None).unwrap());
+            let configs = prepared.server_configs("h2", certificate, None).unwrap();
             for peer in AVAILABLE.iter().map(|peer| base_provider(*peer).unwrap()) {
                 let algorithm = certificate.key.key.algorithm();
                 let fits = |suite: &&SupportedCipherSuite| suite.usable_for_signature_algorithm(algorithm);
@@ -119,7 +120,8 @@ fn all_combinations_shake_hands() {
                             continue;
                         }
                         let mut client = client(&peer, *suite, group.name(), &secrets[&format!("{id}.crt")]);
-                        let mut server = ServerConnection::new(config.clone()).unwrap();
+                        let place = prepared.groups.all.iter().position(|one| one.name() == group.name()).unwrap();
+                        let mut server = ServerConnection::new(configs[place].clone()).unwrap();
                         shake(&mut client, &mut server);
                         assert_eq!(server.negotiated_cipher_suite().unwrap().suite(), suite.suite());
                         assert_eq!(server.negotiated_key_exchange_group().unwrap().name(), group.name());
