@@ -113,7 +113,7 @@ class Handshakes(Model):
     """How handshakes take turns in a storm, on every listener alike. Nothing of it has to be set."""
 
     patience: Annotated[timedelta, DurationRange("10ms", "60s")] = Field(
-        default=timedelta(seconds=5),
+        default=timedelta(seconds=8),
         description="A handshake that would wait for its turn for longer, or has, is reset: its client has given up.",
     )
     queue: Annotated[int, IntRange(1, 10_000_000)] | None = Field(

@@ -72,7 +72,7 @@ pub fn config(routes: Value, upstreams: Value) -> Value {
     json!({
         "workers": 1, "scheduler": "per_core", "kept_files": null, "access_log": null,
         "tickets": {"secrets": [], "rotation_ms": 3_600_000, "lifetime_ms": 7_200_000},
-        "handshakes": {"patience_ms": 5_000, "queue": null, "source_prefix": {"ipv4": 24, "ipv6": 48},
+        "handshakes": {"patience_ms": 8_000, "queue": null, "source_prefix": {"ipv4": 24, "ipv6": 48},
                        "source_rate": null, "server_name_rate": null},
         "certificates": [{"id": "edge", "chain": "edge.crt", "key": "edge.key"}],
         "upstreams": upstreams,
