@@ -51,16 +51,19 @@ pub async fn run(arguments: Arguments) -> Result<Report, LoadError> {
     Ok(merged.report(started.elapsed()))
 }
 
-/// A request is due when it is due, however late the one before it was answered.
+/// A request is due when it is due, however late the one before it was answered. How late this program's own timer is,
+/// whose ticks are a millisecond, is no part of its time.
 async fn ask(mut session: Session, target: Arc<Target>, first: Instant, every: Duration, until: Instant) -> Recorder {
     let mut recorder = Recorder::default();
     let mut due = first;
     while due < until {
+        let early = Instant::now() < due;
         sleep_until(due.into()).await;
+        let since = if early { Instant::now() } else { due };
         let answer = session.exchange(&target, Instant::now() + target.timeout).await;
         let outcome = answer.and_then(Answer::succeeded);
         let broken = outcome.is_err();
-        recorder.record(outcome.map(|_| Sample { total: due.elapsed(), ..Sample::default() }));
+        recorder.record(outcome.map(|_| Sample { total: since.elapsed(), ..Sample::default() }));
         if broken {
             break;
         }
