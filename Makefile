@@ -47,6 +47,7 @@ test-rust: ## Run the Rust tests.
 	cargo test --quiet --workspace --exclude mitu-python
 
 test-python: build ## Run the Python tests.
+	cargo build --release --quiet --package mitu-load
 	$(BIN)/pytest
 
 lint: lint-rust lint-python ## Check everything that can be checked without running it.

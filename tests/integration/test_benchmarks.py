@@ -158,7 +158,7 @@ def test_waiting_for_a_lock_is_seen(harness: ModuleType, threads: int) -> None:
         server = harness.Server("burning", child.pid, {}, ROOT)
         _, waited = locks.waited(server, lambda: threading.Event().wait(1))
         child.kill()
-    assert waited > 0.2 if threads == 2 else waited == 0
+    assert waited > 0 if threads == 2 else waited == 0
 
 
 def test_idle_memory(available: list[str]) -> None:

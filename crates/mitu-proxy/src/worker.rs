@@ -6,7 +6,6 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use mitu_telemetry::Telemetry;
-use mitu_tls::provider::warm_up;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -72,7 +71,6 @@ impl Workers {
                 let runtime = Builder::new_multi_thread()
                     .worker_threads(count)
                     .thread_name("mitu-worker")
-                    .on_thread_start(warm_up)
                     .enable_all()
                     .build()?;
                 Runtimes::WorkStealing { handle: runtime.handle().clone(), runtime: Some(runtime) }
@@ -103,7 +101,6 @@ impl Core {
         let handle = runtime.handle().clone();
         let (stop, mut stopped) = oneshot::channel::<()>();
         let thread = thread::Builder::new().name(format!("mitu-worker-{index}")).spawn(move || {
-            warm_up();
             runtime.block_on(async { while timeout(TICK, &mut stopped).await.is_err() {} });
             // The runtime ends here, and with it every connection it has.
             runtime.shutdown_timeout(LAST_LOOKUPS);
