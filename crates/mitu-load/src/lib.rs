@@ -4,6 +4,7 @@
 //! [`protocol`] what is said on it; [`bench`] makes many of them, on time, and tells what they took.
 
 pub mod bench;
+pub mod cpu;
 mod delay;
 pub mod error;
 pub mod protocol;

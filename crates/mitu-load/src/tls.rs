@@ -102,6 +102,13 @@ fn pick<T: Copy>(
     wanted.iter().map(find).collect()
 }
 
+/// Makes this thread's first use of the random generator now: seeding it can take longer than many handshakes, and the
+/// first connections would wait for it.
+pub fn warm_up() -> Result<(), LoadError> {
+    let random = aws_lc_rs::default_provider().secure_random;
+    random.fill(&mut [0; 32]).map_err(|_| LoadError::Usage("there are no random numbers".to_owned()))
+}
+
 fn system_roots() -> Result<RootCertStore, LoadError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -178,8 +178,11 @@ impl State {
         if !self.waiting.is_empty() {
             return false;
         }
-        if self.pumping || self.spent < TURN {
-            return self.spent < TURN;
+        if self.spent < TURN {
+            return true;
+        }
+        if self.pumping {
+            return false;
         }
         // The loop says nothing of its turns while nobody waits here: half of the time is free.
         let now = Instant::now();

@@ -23,12 +23,6 @@ pub const AVAILABLE: &[Provider] = &[
 /// The AWS-LC of this build: one module takes the other's place.
 pub const AWS_LC: Provider = if cfg!(feature = "fips") { Provider::AwsLcFips } else { Provider::AwsLc };
 
-/// Seeds the random generator of this thread, which takes as long as many handshakes: the first is not to wait for it.
-pub fn warm_up() {
-    // What cannot be had now is asked for again, and told, when it is needed.
-    let _ = aws_lc_rs::default_provider().secure_random.fill(&mut [0; 32]);
-}
-
 /// The whole of a provider, before a policy narrows it.
 pub fn base_provider(provider: Provider) -> Result<CryptoProvider, TlsConfigError> {
     match provider {

@@ -39,8 +39,11 @@ class Row:
         return None if not self.before or self.after is None else self.after / self.before
 
     def cells(self) -> tuple[str, str, str, str]:
-        sides = ["-" if value is None else shown(self.metric, value) for value in (self.before, self.after)]
+        sides = ["-" if value is None else self.shown(value) for value in (self.before, self.after)]
         return self.metric, sides[0], sides[1], "-" if self.ratio is None else f"{self.ratio:.2f}"
+
+    def shown(self, value: float) -> str:
+        return shown(self.metric, value)
 
 
 def rows(before: Result, after: Result) -> list[Row]:
@@ -53,9 +56,8 @@ def rows(before: Result, after: Result) -> list[Row]:
 class _CpuRow(Row):
     """Microseconds of CPU for each that was completed."""
 
-    def cells(self) -> tuple[str, str, str, str]:
-        sides = ["-" if value is None else f"{value:,.1f} µs" for value in (self.before, self.after)]
-        return self.metric, sides[0], sides[1], "-" if self.ratio is None else f"{self.ratio:.2f}"
+    def shown(self, value: float) -> str:
+        return f"{value:,.1f} µs"
 
 
 def differences(before: Result, after: Result) -> list[str]:

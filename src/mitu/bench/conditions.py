@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mitu.bench import WantedError
-from mitu.bench.result import Check, Latency, Outcome, Result
+from mitu.bench.result import STAGES, Check, Latency, Outcome, Result
 from mitu.bench.units import SECONDS, milliseconds
 from mitu.config.diagnostic import nearest
 
@@ -20,25 +20,9 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_FIGURES = {
-    "mean": "mean",
-    "min": "min",
-    "p50": "p50",
-    "p90": "p90",
-    "p95": "p95",
-    "p99": "p99",
-    "p99.9": "p999",
-    "p99.99": "p9999",
-    "max": "max",
-}
-_STAGES = {
-    "late": "late",
-    "connect": "connect",
-    "handshake": "handshake",
-    "response": "response",
-    "total": "total",
-    "since-start": "since_start",
-}
+# As people write them; without the dot, and with an underscore, they are the fields of the result.
+_FIGURES = ("mean", "min", "p50", "p90", "p95", "p99", "p99.9", "p99.99", "max")
+_STAGES = tuple(name.replace("_", "-") for name in STAGES)
 _COUNTS = ("completed", "failed", "unfinished", "connections", "retries", "dropped")
 
 
@@ -113,8 +97,8 @@ def measured(metric: str, outcome: Outcome) -> float | None:
         return float(getattr(outcome, metric))
     # Of `handshake.p99.9` the first part is the stage; without one it is the whole.
     stage, _, figure = metric.partition(".") if metric.partition(".")[0] in _STAGES else ("total", "", metric)
-    latency: Latency = getattr(outcome.stages, _STAGES[stage])
-    return float(getattr(latency, _FIGURES[figure])) if latency.count else None
+    latency: Latency = getattr(outcome.stages, stage.replace("-", "_"))
+    return float(getattr(latency, figure.replace(".", ""))) if latency.count else None
 
 
 def shown(metric: str, value: float) -> str:

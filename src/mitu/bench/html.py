@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from mitu.bench import charts
-from mitu.bench.result import NOUNS, STAGES, Latency, Outcome, Result
+from mitu.bench.result import NOUNS, SHOWN, STAGES, Latency, Outcome, Result
 from mitu.bench.units import milliseconds
 
 _MEANING = {
@@ -137,16 +137,14 @@ def _throughput(result: Result) -> str:
     timeline = result.outcome.timeline
     width = timeline.slot_seconds
     high = max((max(slot.begun, slot.completed, slot.failed) for slot in timeline.slots), default=0) / width
-    lines = [
-        charts.Line(
-            "completed", "a", [(slot.at + width / 2, slot.completed / width) for slot in timeline.slots], True
-        ),
-        charts.Line("begun", "b", [(slot.at + width / 2, slot.begun / width) for slot in timeline.slots]),
-    ]
+
+    def line(name: str, style: str, *, filled: bool = False) -> charts.Line:
+        points = [(slot.at + width / 2, getattr(slot, name) / width) for slot in timeline.slots]
+        return charts.Line(name, style, points, filled)
+
+    lines = [line("completed", "a", filled=True), line("begun", "b")]
     if result.outcome.failed:
-        lines.append(
-            charts.Line("failed", "c", [(slot.at + width / 2, slot.failed / width) for slot in timeline.slots])
-        )
+        lines.append(line("failed", "c"))
     return charts.chart("Begun, completed and failed per second", _time(result.outcome), _amount(high), lines)
 
 
@@ -199,12 +197,11 @@ def _stages(outcome: Outcome) -> str:
     for name in STAGES:
         latency: Latency = getattr(outcome.stages, name)
         if latency.count:
-            figures = (latency.mean, latency.p50, latency.p90, latency.p99, latency.p999, latency.max)
-            cells = "".join(f'<td class="number">{milliseconds(figure)}</td>' for figure in figures)
+            cells = "".join(f'<td class="number">{milliseconds(figure)}</td>' for figure in latency.shown)
             whole = ' class="whole"' if name == "total" else ""
             told = f"<td>{escape(name.replace('_', ' '))}<small>{escape(_MEANING[name])}</small></td>"
             rows.append(f"<tr{whole}>{told}{cells}</tr>")
-    titles = "".join(f'<th class="number">{title}</th>' for title in ("mean", "P50", "P90", "P99", "P99.9", "max"))
+    titles = "".join(f'<th class="number">{title}</th>' for title in SHOWN)
     return f'<div class="wide"><table><tr><th>stage</th>{titles}</tr>{"".join(rows)}</table></div>'
 
 

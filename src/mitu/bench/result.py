@@ -14,6 +14,7 @@ from mitu.bench import BenchError
 NOUNS = {"handshake": "connections", "requests": "requests", "storm": "devices"}
 """What counts as one, by the command."""
 STAGES = ("late", "connect", "handshake", "response", "total", "since_start")
+SHOWN = ("mean", "P50", "P90", "P99", "P99.9", "max")
 _LATENESS = 0.1
 
 Count = Annotated[int, Field(ge=0)]
@@ -37,6 +38,11 @@ class Latency(_Part):
     p999: Amount
     p9999: Amount
     max: Amount
+
+    @property
+    def shown(self) -> tuple[float, ...]:
+        """What tables show, as `SHOWN` calls it."""
+        return self.mean, self.p50, self.p90, self.p99, self.p999, self.max
 
 
 class Stages(_Part):

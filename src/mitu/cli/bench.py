@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from mitu.cli import bench_options as given
-from mitu.cli.output import Exit, console, print_error, print_json
+from mitu.cli.output import Exit, console, fail, print_error, print_json
 
 if TYPE_CHECKING:
     from mitu.bench.plan import Work
@@ -57,7 +57,7 @@ def handshake(
     """New connections: connect, TLS handshake, one request, close."""
     from mitu.bench.plan import Work
 
-    common = _common(locals())
+    common = given.Common.of(locals())
 
     def work() -> Work:
         told, pace, bounds = _pace(rate, arrivals, connections, duration, requests)
@@ -96,7 +96,7 @@ def requests(
     """Requests on connections that stay open, one at a time on each; for MQTT, pings."""
     from mitu.bench.plan import Work
 
-    common = _common(locals())
+    common = given.Common.of(locals())
 
     def work() -> Work:
         told, pace, bounds = _pace(rate, arrivals, connections, duration, requests)
@@ -161,7 +161,7 @@ def storm(
     from mitu.bench import WantedError, units
     from mitu.bench.plan import Bounds, Work
 
-    common = _common(locals())
+    common = given.Common.of(locals())
 
     def work() -> Work:
         first, dots, last = backoff.partition("..")
@@ -195,30 +195,11 @@ def compare(
     try:
         sides = result.read(before), result.read(after)
     except BenchError as error:
-        _fail(error, as_json=as_json)
+        fail(error, as_json=as_json)
     if as_json:
         print_json(compare.as_json(*sides))
     else:
         show_comparison(*sides)
-
-
-def _common(options: dict[str, Any]) -> given.Common:
-    """Of a command's parameters, those that all share."""
-    return given.Common(
-        resume=options["resume"],
-        alpn=options["alpn"],
-        versions=options["tls"],
-        groups=options["group"],
-        suites=options["suite"],
-        verify=options["verify"],
-        authority=options["ca"],
-        server_name=options["server_name"],
-        round_trip=options["rtt"],
-        sources=options["sources"],
-        timeout=options["timeout"],
-        threads=options["threads"],
-        seed=options["seed"],
-    )
 
 
 def _pace(
@@ -263,7 +244,7 @@ def _run(
     except WantedError as error:
         raise typer.BadParameter(str(error)) from None
     except BenchError as error:
-        _fail(error, as_json=as_json)
+        fail(error, as_json=as_json)
     if html is not None:
         _write(html, result, as_json=as_json)
     if as_json:
@@ -273,9 +254,10 @@ def _run(
     errors = console(stderr=True)
     if not result.outcome.completed:
         print_error(explain(result.outcome), errors)
-    for told in failures(result):
+    failed = failures(result)
+    for told in failed:
         print_error(told, errors, "failed")
-    stopped = conditions and result.outcome.phase != "done" and not failures(result)
+    stopped = conditions and result.outcome.phase != "done" and not failed
     if stopped:
         print_error("stopped before its end: what did not fail has not passed", errors)
     raise typer.Exit(int(Exit.OK if result.ok else Exit.UNKNOWN if stopped else Exit.PROBLEM))
@@ -287,12 +269,4 @@ def _write(file: Path, result: Any, *, as_json: bool) -> None:
     try:
         file.write_text(page(result), encoding="utf-8")
     except OSError as error:
-        _fail(f"cannot write {file}: {(error.strerror or str(error)).lower()}", as_json=as_json)
-
-
-def _fail(reason: object, *, as_json: bool) -> NoReturn:
-    if as_json:
-        print_json({"ok": False, "error": str(reason)})
-    else:
-        print_error(reason, console(stderr=True))
-    raise typer.Exit(int(Exit.UNKNOWN))
+        fail(f"cannot write {file}: {(error.strerror or str(error)).lower()}", as_json=as_json)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -157,21 +158,25 @@ Html = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What a command was given of these."""
+    """What a command was given of these, by the names of its parameters."""
 
     resume: str
     alpn: list[str] | None
-    versions: list[str] | None
-    groups: list[str] | None
-    suites: list[str] | None
+    tls: list[str] | None
+    group: list[str] | None
+    suite: list[str] | None
     verify: bool
-    authority: Path | None
+    ca: Path | None
     server_name: str | None
-    round_trip: str
+    rtt: str
     sources: str | None
     timeout: str
     threads: int | None
     seed: int | None
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Common:
+        return cls(**{one.name: parameters[one.name] for one in fields(cls)})
 
     def clients(self) -> Clients:
         """WantedError, or BenchError for a file that cannot be read."""
@@ -180,14 +185,14 @@ class Common:
 
         return Clients(
             alpn=alpn_lists(self.alpn or [DEFAULT_ALPN]),
-            versions=tuple(self.versions or ()),
-            groups=tuple(self.groups or ()),
-            suites=tuple(self.suites or ()),
+            versions=tuple(self.tls or ()),
+            groups=tuple(self.group or ()),
+            suites=tuple(self.suite or ()),
             resumed=units.share(self.resume, "--resume"),
-            verify=self.verify or self.authority is not None,
-            authority=None if self.authority is None else read_authority(self.authority),
+            verify=self.verify or self.ca is not None,
+            authority=None if self.ca is None else read_authority(self.ca),
             server_name=self.server_name,
-            round_trip=units.seconds(self.round_trip, "--rtt"),
+            round_trip=units.seconds(self.rtt, "--rtt"),
             sources=self.sources,
             timeout=units.seconds(self.timeout, "--timeout"),
             threads=self.threads or len(os.sched_getaffinity(0)),
@@ -199,13 +204,13 @@ class Common:
         from mitu.bench.plan import DEFAULTS
 
         verified = "by the system's authorities" if self.verify else "not verified"
-        lists = {"ALPN": self.alpn, "TLS": self.versions, "groups": self.groups, "suites": self.suites}
+        lists = {"ALPN": self.alpn, "TLS": self.tls, "groups": self.group, "suites": self.suite}
         told = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in work.items()}
         return told | {
             "resumed": self.resume,
             **{name: ", ".join(value) if value else DEFAULTS[name] for name, value in lists.items()},
-            "certificates": verified if self.authority is None else f"by {self.authority.name}",
-            "round trip": DEFAULTS["round trip"] if self.round_trip == "0ms" else f"{self.round_trip}, emulated",
+            "certificates": verified if self.ca is None else f"by {self.ca.name}",
+            "round trip": DEFAULTS["round trip"] if self.rtt == "0ms" else f"{self.rtt}, emulated",
             "timeout": self.timeout,
             "threads": str(self.threads or len(os.sched_getaffinity(0))),
         }

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mitu.bench.result import NOUNS, STAGES
+from mitu.bench.result import NOUNS, SHOWN, STAGES
 from mitu.bench.units import milliseconds
 from mitu.cli.output import console
 
@@ -110,14 +110,13 @@ def _settings(result: Result) -> str:
 
 def _stages(outcome: Outcome) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for at, title in enumerate(("stage", "mean", "P50", "P90", "P99", "P99.9", "max")):
+    for at, title in enumerate(("stage", *SHOWN)):
         table.add_column(title, justify="right" if at else "left")
     for name in STAGES:
         latency: Latency = getattr(outcome.stages, name)
         if latency.count:
-            figures = (latency.mean, latency.p50, latency.p90, latency.p99, latency.p999, latency.max)
             style = "bold" if name == "total" else ""
-            table.add_row(name.replace("_", " "), *(milliseconds(figure) for figure in figures), style=style)
+            table.add_row(name.replace("_", " "), *(milliseconds(figure) for figure in latency.shown), style=style)
     return table
 
 

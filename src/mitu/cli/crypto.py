@@ -9,7 +9,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from mitu.cli.output import Exit, console, print_error, print_json
+from mitu.cli.output import console, fail, print_json
 from mitu.cli.remote import AsJson
 
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ def command(
     try:
         from mitu import crypto
     except ImportError as error:
-        _fail(f"the data plane is missing: {error}", as_json=as_json)
+        fail(f"the data plane is missing: {error}", as_json=as_json)
     from mitu._native import NativeError
 
     known = crypto.providers()
     name = next(iter(known)) if provider is None else provider
     if name not in known:
-        _fail(f"this build has no provider '{name}', but {' and '.join(known)}", as_json=as_json)
+        fail(f"this build has no provider '{name}', but {' and '.join(known)}", as_json=as_json)
     told = console(stderr=True)
     try:
         costs = list(
@@ -71,21 +71,13 @@ def command(
             )
         )
     except NativeError as error:
-        _fail(str(error), as_json=as_json)
+        fail(str(error), as_json=as_json)
     # Read last, when the CPU has been busy for a while.
     clock = crypto.frequency()
     if as_json:
         print_json(_as_json(name, costs, clock, seconds))
     else:
         _show(name, costs, clock, seconds)
-
-
-def _fail(reason: str, *, as_json: bool) -> Any:
-    if as_json:
-        print_json({"ok": False, "error": reason})
-    else:
-        print_error(reason, console(stderr=True))
-    raise typer.Exit(int(Exit.UNKNOWN))
 
 
 def _as_json(name: str, costs: list[Cost], clock: Frequency | None, seconds: float) -> dict[str, Any]:

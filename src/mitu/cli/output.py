@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from enum import IntEnum
-from typing import Any
+from typing import Any, NoReturn
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
@@ -40,6 +41,15 @@ def print_error(error: object, to: Console, title: str = "error") -> None:
     text.append(title, style="bold red")
     text.append(f": {error}")
     to.print(text)
+
+
+def fail(reason: object, *, as_json: bool) -> NoReturn:
+    """Ends a command that could not do what it is for."""
+    if as_json:
+        print_json({"ok": False, "error": str(reason)})
+    else:
+        print_error(reason, console(stderr=True))
+    raise typer.Exit(int(Exit.UNKNOWN))
 
 
 def exit_code(report: Report, *, strict: bool = False) -> Exit:

@@ -52,15 +52,6 @@ impl Clients {
         Ok(Self { kinds, total, next: AtomicU64::new(0) })
     }
 
-    /// Makes this thread's first use of the random generator now, whose seeding can take longer than many handshakes.
-    pub fn warm_up(&self) -> Result<(), LoadError> {
-        for kind in &self.kinds {
-            let random = kind.full.crypto_provider().secure_random;
-            random.fill(&mut [0; 32]).map_err(|_| LoadError::Usage("there are no random numbers".to_owned()))?;
-        }
-        Ok(())
-    }
-
     /// The next client's configuration.
     pub fn next(&self) -> Option<&Arc<ClientConfig>> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);

@@ -3,68 +3,68 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::series::Series;
-use super::times::Times;
+use super::times::{Latency, Times};
 use crate::error::LoadError;
 use crate::session::Opened;
 
-/// What counts as one: a connection, a request or a device.
 #[derive(Debug, Clone)]
 pub struct Recorder {
+    pub counts: Counts,
+    pub negotiated: BTreeMap<String, u64>,
+    pub statuses: BTreeMap<u16, u64>,
+    pub errors: BTreeMap<&'static str, Trouble>,
+    pub stages: Stages<Times>,
+    pub series: Series,
+    /// From the start to the last completion or failure.
+    pub last: Duration,
+}
+
+/// One is a connection, a request or a device.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Counts {
     pub begun: u64,
     pub completed: u64,
     pub failed: u64,
     /// Handshakes that succeeded, or connects without TLS.
     pub connections: u64,
     pub resumed: u64,
-    /// Handshakes before the start, for tickets and for connections that stay.
+    /// Handshakes before the start, for tickets.
     pub prepared: u64,
     /// Attempts of devices beyond their first.
     pub retries: u64,
     pub held: u64,
     /// Held connections that the server closed.
     pub dropped: u64,
-    pub negotiated: BTreeMap<String, u64>,
-    pub statuses: BTreeMap<u16, u64>,
-    pub errors: BTreeMap<&'static str, Trouble>,
-    pub stages: Stages,
-    pub series: Series,
-    /// From the start to the last completion or failure.
-    pub last: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Trouble {
     pub count: u64,
+    /// What the first of them said.
     pub example: String,
 }
 
-#[derive(Debug, Clone)]
-pub struct Stages {
+#[derive(Debug, Clone, Serialize)]
+pub struct Stages<T> {
     /// From when it was due until it was begun: this program's own lateness.
-    pub late: Times,
-    pub connect: Times,
-    pub handshake: Times,
+    pub late: T,
+    pub connect: T,
+    pub handshake: T,
     /// From the request's first byte to the response's last.
-    pub response: Times,
+    pub response: T,
     /// From when it was due until it was done.
-    pub total: Times,
+    pub total: T,
     /// Devices: from the start of the storm until they were in.
-    pub since_start: Times,
+    pub since_start: T,
 }
 
 impl Recorder {
     pub fn new() -> Result<Self, LoadError> {
         Ok(Self {
-            begun: 0,
-            completed: 0,
-            failed: 0,
-            connections: 0,
-            resumed: 0,
-            prepared: 0,
-            retries: 0,
-            held: 0,
-            dropped: 0,
+            counts: Counts::default(),
             negotiated: BTreeMap::new(),
             statuses: BTreeMap::new(),
             errors: BTreeMap::new(),
@@ -76,7 +76,7 @@ impl Recorder {
 
     /// `late`: none where nothing was due.
     pub fn begin(&mut self, at: Duration, late: Option<Duration>) -> Result<(), LoadError> {
-        self.begun += 1;
+        self.counts.begun += 1;
         if let Some(late) = late {
             self.stages.late.record(late);
         }
@@ -84,8 +84,8 @@ impl Recorder {
     }
 
     pub fn open(&mut self, opened: &Opened) {
-        self.connections += 1;
-        self.resumed += u64::from(opened.resumed);
+        self.counts.connections += 1;
+        self.counts.resumed += u64::from(opened.resumed);
         self.stages.connect.record(opened.connect);
         if let Some(negotiated) = &opened.negotiated {
             self.stages.handshake.record(opened.handshake);
@@ -103,7 +103,7 @@ impl Recorder {
     }
 
     pub fn complete(&mut self, at: Duration, took: Duration) -> Result<(), LoadError> {
-        self.completed += 1;
+        self.counts.completed += 1;
         self.stages.total.record(took);
         self.last = self.last.max(at);
         self.series.completed(at, took)
@@ -116,25 +116,13 @@ impl Recorder {
     }
 
     pub fn fail(&mut self, at: Duration) -> Result<(), LoadError> {
-        self.failed += 1;
+        self.counts.failed += 1;
         self.last = self.last.max(at);
         self.series.failed(at)
     }
 
     pub fn add(&mut self, other: &Self) -> Result<(), LoadError> {
-        for (own, others) in [
-            (&mut self.begun, other.begun),
-            (&mut self.completed, other.completed),
-            (&mut self.failed, other.failed),
-            (&mut self.connections, other.connections),
-            (&mut self.resumed, other.resumed),
-            (&mut self.prepared, other.prepared),
-            (&mut self.retries, other.retries),
-            (&mut self.held, other.held),
-            (&mut self.dropped, other.dropped),
-        ] {
-            *own += others;
-        }
+        self.counts.add(other.counts);
         for (key, count) in &other.negotiated {
             *self.negotiated.entry(key.clone()).or_default() += count;
         }
@@ -151,7 +139,21 @@ impl Recorder {
     }
 }
 
-impl Stages {
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.begun += other.begun;
+        self.completed += other.completed;
+        self.failed += other.failed;
+        self.connections += other.connections;
+        self.resumed += other.resumed;
+        self.prepared += other.prepared;
+        self.retries += other.retries;
+        self.held += other.held;
+        self.dropped += other.dropped;
+    }
+}
+
+impl Stages<Times> {
     fn new() -> Result<Self, LoadError> {
         let new = Times::new;
         Ok(Self {
@@ -171,5 +173,16 @@ impl Stages {
         self.response.add(&other.response);
         self.total.add(&other.total);
         self.since_start.add(&other.since_start);
+    }
+
+    pub fn latencies(&self) -> Stages<Latency> {
+        Stages {
+            late: self.late.latency(),
+            connect: self.connect.latency(),
+            handshake: self.handshake.latency(),
+            response: self.response.latency(),
+            total: self.total.latency(),
+            since_start: self.since_start.latency(),
+        }
     }
 }

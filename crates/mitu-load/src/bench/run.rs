@@ -1,6 +1,5 @@
 //! What the threads of a run share, and the life of each.
 
-use std::fs;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -15,6 +14,7 @@ use super::record::Recorder;
 use super::report::{Phase, Report};
 use super::schedule::Schedule;
 use super::work;
+use crate::cpu;
 use crate::error::LoadError;
 use crate::target::Target;
 
@@ -192,7 +192,7 @@ impl Drop for Ending<'_> {
         let mut ended = self.0.ended.lock();
         ended.threads += 1;
         ended.at = Some(Instant::now());
-        if let Some(own) = thread_cpu() {
+        if let Some(own) = cpu::of_this_thread() {
             *ended.cpu.get_or_insert_default() += own;
         }
         if thread::panicking() {
@@ -201,10 +201,4 @@ impl Drop for Ending<'_> {
         }
         self.0.end.notify_all();
     }
-}
-
-/// This thread's time on a CPU, from the scheduler.
-fn thread_cpu() -> Option<Duration> {
-    let schedstat = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    schedstat.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }

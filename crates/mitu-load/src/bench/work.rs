@@ -8,12 +8,12 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
-use super::clients::Clients;
 use super::plan::{Pace, Storm, Work};
 use super::random::Random;
 use super::run::{Due, Run};
 use crate::error::{LoadError, Stage};
 use crate::session::Session;
+use crate::tls::warm_up;
 
 /// How long a client that could not connect waits before its next try, where nothing else sets the pace: a port that
 /// refuses must not turn into a busy loop.
@@ -23,7 +23,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 const PREPARING: usize = 16;
 
 pub async fn work(run: &Arc<Run>, thread: usize, due: Due) -> Result<(), LoadError> {
-    run.clients.as_ref().map_or(Ok(()), Clients::warm_up)?;
+    if run.clients.is_some() {
+        warm_up()?;
+    }
     let own = Own { run: run.clone(), thread };
     match run.plan.work {
         Work::Handshakes { pace: Pace::Closed { connections }, request } => {
@@ -156,7 +158,7 @@ impl Own {
                     let Ok(mut session) = Session::open(&own.run.target, Some(&config), deadline).await else {
                         return false;
                     };
-                    own.record(|recorder| recorder.prepared += 1);
+                    own.record(|recorder| recorder.counts.prepared += 1);
                     // Tickets come behind the handshake: with the answer to a request, or before the server's close.
                     let answered = session.exchange(&own.run.target, deadline).await.is_ok();
                     session.close().await;
@@ -295,11 +297,11 @@ impl Own {
                 Some(done) = devices.join_next() => {
                     let session = done.map_err(|error| LoadError::Usage(error.to_string()))??;
                     if let Some(mut session) = session {
-                        self.record(|recorder| recorder.held += 1);
+                        self.record(|recorder| recorder.counts.held += 1);
                         held.spawn(async move { session.hold().await });
                     }
                 }
-                Some(_) = held.join_next() => self.record(|recorder| recorder.dropped += 1),
+                Some(_) = held.join_next() => self.record(|recorder| recorder.counts.dropped += 1),
             }
         }
         // Those that are in stay until the last is.
@@ -307,7 +309,7 @@ impl Own {
         loop {
             tokio::select! {
                 _ = &mut last => return Ok(()),
-                Some(_) = held.join_next() => self.record(|recorder| recorder.dropped += 1),
+                Some(_) = held.join_next() => self.record(|recorder| recorder.counts.dropped += 1),
             }
         }
     }
@@ -330,7 +332,7 @@ impl Own {
                     break;
                 }
                 sleep_until(next.into()).await;
-                self.record(|recorder| recorder.retries += 1);
+                self.record(|recorder| recorder.counts.retries += 1);
             }
             let visited =
                 if crowded && attempt == 0 { Err(LoadError::NotBegun) } else { self.visit(next, true).await };

@@ -67,7 +67,5 @@ fn run(command: Command) -> Result<(), LoadError> {
 }
 
 fn runtime() -> Result<Runtime, LoadError> {
-    // It would be the first connections that wait for it.
-    mitu_tls::provider::warm_up();
     Ok(Builder::new_current_thread().enable_all().build()?)
 }

@@ -10,7 +10,7 @@ use mitu_load::error::LoadError;
 use mitu_load::protocol::Protocol;
 use mitu_load::session::Session;
 use mitu_load::target::Target;
-use mitu_load::tls::{Offer, Trust};
+use mitu_load::tls::{Offer, Trust, warm_up};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 
@@ -60,6 +60,7 @@ impl TargetOptions {
 
     /// A client configuration with a ticket store of its own, so that no two clients share a session.
     pub fn client_config(&self) -> Result<Arc<ClientConfig>, LoadError> {
+        warm_up()?;
         let offer = Offer {
             versions: vec![self.version.clone()],
             suites: self.suites.clone(),

@@ -1,10 +1,10 @@
 //! What a run came to: counts, latencies, errors by kind.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use mitu_load::cpu;
 use mitu_load::error::LoadError;
 use serde::Serialize;
 
@@ -90,7 +90,7 @@ impl Recorder {
             handshake_ms: Latency::of(self.handshake),
             total_ms: Latency::of(self.total),
             negotiated: self.negotiated,
-            client_cpu_us: client_cpu().map(|cpu| cpu.as_secs_f64() * 1e6 / completed.max(1) as f64),
+            client_cpu_us: cpu::of_this_thread().map(|cpu| cpu.as_secs_f64() * 1e6 / completed.max(1) as f64),
         }
     }
 }
@@ -146,12 +146,6 @@ impl Latency {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// This thread's time on a CPU, from the scheduler.
-fn client_cpu() -> Option<Duration> {
-    let schedstat = fs::read_to_string("/proc/self/schedstat").ok()?;
-    schedstat.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
 #[cfg(test)]
