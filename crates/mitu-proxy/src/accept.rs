@@ -36,39 +36,53 @@ pub async fn run(socket: StdListener, live: Arc<LiveListener>, worker: Arc<Worke
     let drain = live.drain.subscribe();
     let mut watched = drain.clone();
     let mut started = pin!(watched.started());
-    for accepts in 1_u64.. {
-        if drain.draining() {
-            break;
-        }
+    let mut row = Row::default();
+    while !drain.draining() {
         tokio::select! {
             biased;
             accepted = socket.accept() => intake(accepted, &live, &worker).await,
             () = &mut started => {}
         }
-        // Established connections are not to wait for a whole queue of new ones.
-        if accepts.is_multiple_of(IN_A_ROW) {
-            yield_now().await;
-        }
+        row.step().await;
     }
+    let deadline = Instant::now() + LAST_ACCEPTS;
     if inherited {
-        return empty(socket, &live, &worker).await;
+        return empty(socket, &live, &worker, deadline).await;
     }
     // Without the filter (a kernel without BPF) the queue is emptied all the same; only a last race is left.
     let _ = stop_new_connections(&socket);
-    let deadline = Instant::now() + LAST_ACCEPTS;
     while let Ok(accepted) = timeout_at(deadline, socket.accept()).await {
         intake(accepted, &live, &worker).await;
+        row.step().await;
     }
 }
 
-/// Takes what waits in the queue now: if nobody else holds the socket, it is lost otherwise.
-async fn empty(socket: TcpListener, live: &Arc<LiveListener>, worker: &Arc<Worker>) {
+/// Takes what waits in the queue now: if nobody else holds the socket, it is lost otherwise. In a flood the queue is never
+/// empty: what is there after `deadline` has come since.
+async fn empty(socket: TcpListener, live: &Arc<LiveListener>, worker: &Arc<Worker>, deadline: Instant) {
     let Ok(socket) = socket.into_std() else {
         return;
     };
-    while let Ok((tcp, peer)) = socket.accept() {
+    let mut row = Row::default();
+    while Instant::now() < deadline
+        && let Ok((tcp, peer)) = socket.accept()
+    {
         let tcp = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp));
         intake(tcp.map(|tcp| (tcp, peer)), live, worker).await;
+        row.step().await;
+    }
+}
+
+/// Established connections are not to wait for a whole queue of new ones.
+#[derive(Default)]
+struct Row(u64);
+
+impl Row {
+    async fn step(&mut self) {
+        self.0 += 1;
+        if self.0.is_multiple_of(IN_A_ROW) {
+            yield_now().await;
+        }
     }
 }
 

@@ -24,8 +24,8 @@ use prometheus::IntGauge;
 use tokio::task::yield_now;
 
 use crate::config::{HandshakesConfig, SourcePrefix};
-use queue::FairQueue;
 pub use queue::Kind;
+use queue::{FairQueue, nanoseconds};
 use rate::Rate;
 
 /// What handshakes may take of one turn of the event loop, at least. Established connections wait no longer than that
@@ -34,6 +34,13 @@ const TURN: Duration = Duration::from_micros(250);
 
 /// What they take at most, however much there is to do for others.
 const LONGEST_TURN: Duration = Duration::from_millis(2);
+
+/// The least that a piece counts for when turns are given out, so that clients who make cheap ones by the dozen do not
+/// make room in a turn for as many dear ones.
+const LEAST: Duration = Duration::from_micros(10);
+
+/// Taking one out of the queue that is there no more.
+const GONE_COST: Duration = Duration::from_micros(1);
 
 /// How much a new measurement weighs.
 const WEIGHT: u32 = 16;
@@ -125,6 +132,8 @@ pub struct Pass {
     kind: AtomicU8,
     /// Whether the handshake waits for a turn of its own asking.
     asked: AtomicBool,
+    /// Whether the client's first ClientHello is answered by asking for another.
+    retries: AtomicBool,
     shared: Arc<Shared>,
 }
 
@@ -134,6 +143,8 @@ struct Shared {
     state: AtomicU8,
     /// Nanoseconds, in the queue.
     waited: AtomicU64,
+    /// Nanoseconds that its source has been charged for the turn that it has.
+    charged: AtomicU64,
 }
 
 const RUNNING: u8 = 0;
@@ -150,7 +161,9 @@ impl Gate {
 
     /// Goes by another configuration from now on. Token buckets are full again.
     pub fn configure(&self, config: &HandshakesConfig, workers: usize) {
-        self.state.lock().settings = Settings::new(config, workers);
+        let settings = Settings::new(config, workers);
+        // The old buckets are dropped when the lock is free again.
+        let _old = std::mem::replace(&mut self.state.lock().settings, settings);
     }
 
     pub fn pass(self: &Arc<Self>) -> Pass {
@@ -159,6 +172,7 @@ impl Gate {
             source: Mutex::new(Ipv4Addr::UNSPECIFIED.into()),
             kind: AtomicU8::new(Kind::Hello as u8),
             asked: AtomicBool::new(false),
+            retries: AtomicBool::new(false),
             shared: Arc::default(),
         }
     }
@@ -204,18 +218,23 @@ impl State {
         let costs = self.costs;
         let (mut granted, mut expected) = (0_u32, Duration::ZERO);
         while expected < share
-            && let Some((_, kind, next)) = self.waiting.pop(|kind| costs[kind as usize])
+            && let Some((source, kind, next)) = self.waiting.pop(|kind| costs[kind as usize])
         {
-            let waited = now - next.since;
-            let late = next.sheddable && waited > self.settings.patience;
+            let cost = costs[kind as usize];
+            next.handshake.charged.store(nanoseconds(cost), Ordering::Relaxed);
+            let this = nanoseconds(now - next.since);
+            let waited = this + next.handshake.waited.fetch_add(this, Ordering::Relaxed);
+            let late = next.sheddable && waited > nanoseconds(self.settings.patience);
             let verdict = if late { SHED } else { GRANTED };
-            next.handshake.waited.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
-            if next.handshake.state.compare_exchange(QUEUED, verdict, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                next.waker.wake();
-                granted += u32::from(!late);
-                // Closing costs about what a ClientHello does.
-                expected += costs[if late { Kind::Hello } else { kind } as usize];
+            if next.handshake.state.compare_exchange(QUEUED, verdict, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                self.waiting.charge(source, cost, Duration::ZERO);
+                expected += GONE_COST;
+                continue;
             }
+            next.waker.wake();
+            granted += u32::from(!late);
+            // Closing costs about what a ClientHello does.
+            expected += costs[if late { Kind::Hello } else { kind } as usize].max(LEAST);
         }
         if granted > 0 {
             average(&mut self.interval, lasted / granted);
@@ -228,15 +247,16 @@ impl State {
         self.pumping
     }
 
-    /// Whether there is room for one more of `source`, and time.
-    fn admits(&self, source: IpAddr, kind: Kind) -> bool {
+    /// Whether there is room for one more of `source`, and time, when it has `waited` before.
+    fn admits(&self, source: IpAddr, kind: Kind, waited: Duration) -> bool {
         let (ahead, sources) = (self.waiting.ahead(source, kind), self.waiting.sources().max(1));
         // Of a full queue, each source may have its part.
-        if self.waiting.len() >= self.settings.queue && ahead >= self.settings.queue / sources {
+        if self.waiting.len() >= self.settings.queue && ahead >= (self.settings.queue / sources).max(1) {
             return false;
         }
         let before = (ahead + 1).saturating_mul(sources).min(self.waiting.len());
-        self.interval.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX)) <= self.settings.patience
+        let wait = self.interval.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX));
+        waited.saturating_add(wait) <= self.settings.patience
     }
 }
 
@@ -278,16 +298,22 @@ impl Pass {
         taken(self.gate.state.lock().settings.server_name_rate.as_mut(), server_name)
     }
 
-    /// Waits for the turn to do what is dear, or not to do it.
+    /// The answer that is next asks the client for another ClientHello, whose answer is as dear as one.
+    pub fn retries(&self) {
+        self.retries.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for the turn to do what is dear, or not to do it. Who is refused has cost a ClientHello, and no more.
     pub async fn turn(&self, kind: Kind) -> Result<(), Refused> {
-        self.kind.store(kind as u8, Ordering::Relaxed);
         {
             let mut state = self.gate.state.lock();
-            if state.free() {
-                return Ok(());
-            }
-            if !state.admits(*self.source.lock(), kind) {
+            let free = state.free();
+            if !free && !state.admits(*self.source.lock(), kind, self.waited()) {
                 return Err(Refused::Shed);
+            }
+            self.kind.store(kind as u8, Ordering::Relaxed);
+            if free {
+                return Ok(());
             }
         }
         let mut asked = false;
@@ -297,8 +323,11 @@ impl Pass {
                 self.asked.store(true, Ordering::Relaxed);
                 return Poll::Pending;
             }
-            let shed = self.shared.state.load(Ordering::Acquire) == SHED;
-            Poll::Ready(if shed { Err(Refused::Shed) } else { Ok(()) })
+            if self.shared.state.load(Ordering::Acquire) != SHED {
+                return Poll::Ready(Ok(()));
+            }
+            self.kind.store(Kind::Hello as u8, Ordering::Relaxed);
+            Poll::Ready(Err(Refused::Shed))
         })
         .await
     }
@@ -325,15 +354,16 @@ impl Pass {
     }
 
     fn ran(&self, kind: Kind, took: Duration) {
-        // What comes after the answer to a ClientHello is the client's last flight.
-        if matches!(kind, Kind::Resumed | Kind::Full) && self.kind() == kind {
+        // What comes after the answer to a ClientHello is the client's last flight, unless another was asked for.
+        let answered = matches!(kind, Kind::Resumed | Kind::Full) && self.kind() == kind;
+        if answered && !self.retries.swap(false, Ordering::Relaxed) {
             self.kind.store(Kind::Finish as u8, Ordering::Relaxed);
         }
+        let charged = Duration::from_nanos(self.shared.charged.swap(0, Ordering::Relaxed));
         let mut state = self.gate.state.lock();
         state.spent += took;
         if state.pumping {
-            let expected = state.costs[kind as usize];
-            state.waiting.charge(*self.source.lock(), expected, took);
+            state.waiting.charge(*self.source.lock(), charged, took);
         }
         average(&mut state.costs[kind as usize], took);
     }
@@ -405,6 +435,10 @@ mod tests {
         Arc::new(Gate::new(&config, 1, waiting))
     }
 
+    fn waiting() -> Waiting {
+        Waiting { handshake: Arc::default(), waker: Waker::noop().clone(), since: Instant::now(), sheddable: true }
+    }
+
     /// Computes for `took` in one turn.
     async fn handshake(gate: Arc<Gate>, client: IpAddr, took: Duration) -> Result<(), Refused> {
         let pass = gate.pass();
@@ -459,6 +493,43 @@ mod tests {
         }
         assert!((1..200).contains(&shed), "{shed}");
         assert!(honest.await.unwrap().is_ok());
+    }
+
+    /// In the storm that the gate is for, most are refused: they are no measure of what a signature takes.
+    #[tokio::test]
+    async fn who_is_refused_is_no_measure() {
+        let gate = gate(0);
+        gate.state.lock().waiting.push(CLIENT, Kind::Full, waiting());
+        let before = gate.state.lock().costs[Kind::Full as usize];
+        for _ in 0..50 {
+            assert_eq!(handshake(gate.clone(), CLIENT, TURN).await, Err(Refused::Shed));
+        }
+        assert_eq!(gate.state.lock().costs[Kind::Full as usize], before);
+    }
+
+    #[tokio::test]
+    async fn who_is_asked_for_another_hello_is_answered_twice() {
+        let gate = gate(5000);
+        let pass = gate.pass();
+        let kinds = pass.run(async {
+            pass.turn(Kind::Full).await.unwrap();
+            pass.retries();
+            yield_now().await;
+            let second = pass.kind();
+            yield_now().await;
+            (second, pass.kind())
+        });
+        assert_eq!(kinds.await, (Kind::Full, Kind::Finish));
+    }
+
+    #[tokio::test]
+    async fn patience_is_for_the_whole_handshake() {
+        let gate = gate(1000);
+        let mut state = gate.state.lock();
+        state.interval = Duration::from_millis(400);
+        (0..2).for_each(|_| state.waiting.push(CLIENT, Kind::Full, waiting()));
+        assert!(state.admits(CLIENT, Kind::Full, Duration::ZERO));
+        assert!(!state.admits(CLIENT, Kind::Full, Duration::from_millis(300)));
     }
 
     #[tokio::test]

@@ -151,9 +151,9 @@ async fn secure(
     let server_name = hello.server_name().map(|name| Arc::from(&*server_name::lower_case(name)));
     let selected = listener
         .select(&hello, &offer)
-        .map(|selection| (selection.index, selection.prepared.protocol, selection.config.clone()));
+        .map(|selection| (selection.index, selection.prepared.protocol, selection.config.clone(), selection.retries));
     times.select = begun.elapsed();
-    let (prepared, protocol, config) = match selected {
+    let (prepared, protocol, config, retries) = match selected {
         Ok(selected) => selected,
         Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
     };
@@ -163,6 +163,9 @@ async fn secure(
     let asked = server_name.as_deref().map_or(Ok(()), |name| pass.asks_for(name));
     asked.map_err(|refused| reset(&tcp, refused))?;
     pass.turn(kind).await.map_err(|refused| reset(&tcp, refused))?;
+    if retries {
+        pass.retries();
+    }
 
     // Handshake: this side's computing and the client's answers are timed apart.
     let Finished { stream, crypto, client_flight } = handshake::run(tcp, bytes, config).await?;

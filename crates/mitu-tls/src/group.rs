@@ -42,6 +42,11 @@ impl Groups {
         let ranked = fitting.filter_map(|(at, group)| Some((rank(group.name())?, at)));
         ranked.min().map_or(0, |(_, at)| at)
     }
+
+    /// Whether a client that sent keys for `offer` is asked for another one (HelloRetryRequest).
+    pub fn retries(&self, chosen: usize, offer: &Offer) -> bool {
+        self.tls13 && offer.tls13 && !offer.contains(self.all[chosen].name())
+    }
 }
 
 /// `groups` with the cheapest first. The hybrid costs more than X25519, but who sends a key for it, twenty times the

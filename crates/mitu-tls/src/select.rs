@@ -55,6 +55,8 @@ pub struct Selection<'a> {
     pub index: usize,
     pub prepared: &'a Prepared,
     pub config: &'a Arc<ServerConfig>,
+    /// Whether the client has sent no key for the group, so that it is asked for another ClientHello.
+    pub retries: bool,
     /// None: the client has no ALPN extension.
     pub alpn: Option<Decision>,
 }
@@ -152,7 +154,8 @@ impl Selector {
         let index = block.find(suits).unwrap_or(first);
         let prepared = &self.prepared[index];
         let group = prepared.groups.choose(hello.named_groups().unwrap_or_default(), offer);
-        Ok(Selection { index, prepared, config: &prepared.configs[group], alpn })
+        let retries = prepared.groups.retries(group, offer);
+        Ok(Selection { index, prepared, config: &prepared.configs[group], retries, alpn })
     }
 }
 

@@ -68,8 +68,8 @@ async fn serve(selector: Selector) -> (std::net::SocketAddr, Outcomes) {
 
 async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Failed> {
     let hello = client_hello::read(&mut tcp, pending()).await?;
-    let (prepared, config) = match selector.select(&hello.accepted.client_hello(), &hello.offer) {
-        Ok(selection) => (selection.index, selection.config.clone()),
+    let (prepared, config, retries) = match selector.select(&hello.accepted.client_hello(), &hello.offer) {
+        Ok(selection) => (selection.index, selection.config.clone(), selection.retries),
         Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
     };
     let finished = handshake::run(tcp, hello.bytes, config).await?;
@@ -87,6 +87,7 @@ async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Faile
         identity: leaf.and_then(|leaf| ClientIdentity::from_verified(leaf).common_name),
     };
     assert!(hello.offer.resumes || !chosen.resumed);
+    assert_eq!(retries, chosen.retried);
     // The ticket goes out with the server's end of the connection.
     stream.shutdown().await.unwrap();
     Ok(chosen)

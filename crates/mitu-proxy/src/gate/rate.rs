@@ -19,6 +19,8 @@ pub struct Rate<Key> {
     /// How long an empty bucket takes to fill, but for the token that is asked for.
     burst: Duration,
     full_at: HashMap<Key, Instant>,
+    /// When full buckets may be looked for again, if there are too many.
+    sweep_at: Option<Instant>,
 }
 
 impl<Key: Eq + Hash> Rate<Key> {
@@ -26,7 +28,12 @@ impl<Key: Eq + Hash> Rate<Key> {
     pub fn new(config: RateConfig, workers: usize) -> Self {
         let every = Duration::from_secs(1) * u32::try_from(workers).unwrap_or(u32::MAX) / config.per_second.get();
         let burst = (config.burst.get() as usize / workers).max(1);
-        Self { every, burst: every * (u32::try_from(burst).unwrap_or(u32::MAX) - 1), full_at: HashMap::new() }
+        Self {
+            every,
+            burst: every * (u32::try_from(burst).unwrap_or(u32::MAX) - 1),
+            full_at: HashMap::new(),
+            sweep_at: None,
+        }
     }
 
     /// Takes a token from the bucket of `key`; false: it is empty.
@@ -43,8 +50,9 @@ impl<Key: Eq + Hash> Rate<Key> {
             }
             return left;
         }
-        if self.full_at.len() >= BUCKETS {
+        if self.full_at.len() >= BUCKETS && self.sweep_at.is_none_or(|at| now >= at) {
             self.full_at.retain(|_, full_at| *full_at > now);
+            self.sweep_at = Some(now + self.every);
         }
         if self.full_at.len() < BUCKETS {
             self.full_at.insert(key.to_owned(), now + self.every);
