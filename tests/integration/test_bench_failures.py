@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from support.bench import bench, told, url
+from support.bench import BENCH, bench, told, url
 from support.certificates import Authority, Pair
 from support.gateway import Gateway, configuration, health, listener
 from support.net import free_port
+from support.process import run
 from support.servers import Reader, Writer
 
 from .conftest import Serve, Start
@@ -19,6 +20,38 @@ from .conftest import Serve, Start
 @pytest.fixture(scope="module")
 def edge_gateway(shared_gateway: Start, edge: Pair) -> Gateway:
     return shared_gateway(configuration([listener(edge, routes=[health()])]))
+
+
+class TestBounds:
+    """What comes before the start is bounded as what comes after it."""
+
+    def test_no_more_tickets_than_handshakes(self, edge_gateway: Gateway) -> None:
+        words = ["--rate", 100_000, "--resume", "100%", "-n", 10]
+        outcome = bench("handshake", url(edge_gateway), *words)["outcome"]
+        assert outcome["completed"] == 10 and 1 <= outcome["prepared"] <= 20
+
+    def test_no_more_connections_than_files(self, edge_gateway: Gateway) -> None:
+        text = told("requests", url(edge_gateway), "-c", 2_000_000, code=2)
+        assert "that many connections at once need more open files" in text
+
+    def test_a_server_that_takes_its_time(self, serve: Serve) -> None:
+        """Preparing ends when the run would; 400 connections, 16 at once on each thread, need half a minute."""
+
+        async def silent(reader: Reader, writer: Writer) -> None:
+            await reader.read()
+
+        begun = time.monotonic()
+        words = ["-c", 400, "-t", 2, "-d", "1s", "--timeout", "3s"]
+        outcome = bench("requests", f"https://localhost:{serve(silent).port}", *words, code=1)["outcome"]
+        assert outcome["completed"] == 0
+        assert time.monotonic() - begun < 25
+
+
+class TestOwnGateway:
+    def test_nothing_is_left_of_one_whose_run_is_refused(self, tmp_path: Path) -> None:
+        done = run(["env", f"TMPDIR={tmp_path}", *BENCH, "handshake", "--group", "nope"])
+        assert done.returncode == 2 and b"'nope' is not a known group" in done.stderr
+        assert not list(tmp_path.glob("mitu-bench-*"))
 
 
 class TestFailures:
@@ -104,6 +137,7 @@ class TestFailures:
             (["storm", "--within", "3m"], "--within 3m is not within --duration 2m"),
             (["handshake", "ftp://localhost"], "ftp:// is not known here"),
             (["handshake", "localhost:1:2"], "is not a target"),
+            (["handshake", "https://[::1"], "is not a target"),
             (["handsake"], "No such command 'handsake'"),
         ],
     )

@@ -35,14 +35,14 @@ impl Bench {
     pub fn start(plan: &str) -> Result<Self, LoadError> {
         let plan = Plan::parse(plan)?;
         let (run, queues) = Run::new(plan)?;
-        let run = Arc::new(run);
-        let mut threads = Vec::new();
+        // Those that have begun end with it when another cannot begin.
+        let mut bench = Self { run: Arc::new(run), threads: Vec::new() };
         for (number, queue) in queues.into_iter().enumerate() {
-            let run = run.clone();
+            let run = bench.run.clone();
             let spawned = thread::Builder::new().name(format!("load-{number}"));
-            threads.push(spawned.spawn(move || run::worker(&run, number, queue))?);
+            bench.threads.push(spawned.spawn(move || run::worker(&run, number, queue))?);
         }
-        Ok(Self { run, threads })
+        Ok(bench)
     }
 
     /// What it has come to so far.

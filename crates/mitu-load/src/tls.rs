@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::error::LoadError;
 
 /// Tickets that are kept at most: as many as the largest storm has devices in a minute, in some 100 MB.
-const TICKETS_LIMIT: usize = 100_000;
+pub const TICKETS_LIMIT: usize = 100_000;
 
 /// What every connection offers, whatever its ALPN list.
 #[derive(Debug, Clone, Default, Deserialize)]

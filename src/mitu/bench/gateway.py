@@ -12,8 +12,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,18 +45,32 @@ def serving() -> Iterator[Serving]:
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as child:
         assert child.stdin is not None and child.stdout is not None
         try:
-            line = child.stdout.readline()
-            if not line:
-                raise BenchError("the gateway for this run did not start; see above for its reason")
-            facts = json.loads(line)
+            facts = json.loads(_line(child, _START_SECONDS, "did not start"))
             port = int(facts["address"].rpartition(":")[2])
             running = Serving(Target("https", "localhost", port, "/", facts["address"], own=True), facts["authority"])
             yield running
             child.stdin.close()
-            running.counted = Own.model_validate_json(child.stdout.readline())
-            child.wait(_END_SECONDS)
+            running.counted = Own.model_validate_json(_line(child, _END_SECONDS, "did not end well"))
         finally:
+            # It removes its files, unless it does not come to that.
+            child.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(_END_SECONDS)
             child.kill()
+
+
+def _line(child: subprocess.Popen[str], seconds: float, otherwise: str) -> str:
+    """The next line that it prints. BenchError when it ends first, or says nothing for so long."""
+    assert child.stdout is not None
+    watch = threading.Timer(seconds, child.kill)
+    watch.start()
+    try:
+        line = child.stdout.readline()
+    finally:
+        watch.cancel()
+    if not line:
+        raise BenchError(f"the gateway for this run {otherwise}; see above for its reason")
+    return line
 
 
 async def _serve() -> None:

@@ -39,7 +39,10 @@ def target(given: str, *, allow_remote: bool = False) -> Target:
     BenchError when it leads to another machine and `allow_remote` is not said, or when its name does not resolve.
     """
     text = given.strip()
-    parts = urlsplit(text if "://" in text else f"https://{text}")
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+    except ValueError as error:
+        raise WantedError(f"'{given}' is not a target: {error}") from None
     scheme = parts.scheme.lower()
     if scheme not in _PORTS:
         raise WantedError(f"'{given}': {scheme}:// is not known here; write https://, http:// or mqtts://")

@@ -130,6 +130,12 @@ impl Plan {
                     && retry.attempts > 0
             }
         };
+        let open = match self.work {
+            Work::Handshakes { pace: Pace::Closed { connections }, .. } | Work::Requests { connections, .. } => {
+                connections
+            }
+            Work::Handshakes { .. } | Work::Storm(_) => 0,
+        };
         let alpn = self.tls.as_ref().is_none_or(|tls| tls.alpn.iter().any(|list| list.weight > 0));
         let share = self.tls.as_ref().is_none_or(|tls| (0.0..=1.0).contains(&tls.resumed));
         match () {
@@ -138,6 +144,7 @@ impl Plan {
             () if !(0.0..=60_000.0).contains(&self.round_trip_ms) => Err("a round trip takes 60 s at most"),
             () if self.count == 0 => Err("there is nothing to do"),
             () if !(1..=1024).contains(&self.threads) => Err("there are 1 to 1024 threads"),
+            () if open > self.in_flight => Err("that many connections at once need more open files than there may be"),
             () if self.in_flight == 0 => Err("one connection must be allowed"),
             () if !alpn => Err("no ALPN list has a weight"),
             () if !share => Err("a share is from 0 to 1"),

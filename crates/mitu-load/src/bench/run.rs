@@ -29,6 +29,7 @@ pub struct Run {
     /// None: plain TCP.
     pub clients: Option<Clients>,
     pub threads: usize,
+    pub made: Instant,
     /// Whether things are due, and not begun when others end.
     pub scheduled: bool,
     /// All threads are ready to begin, or done with what they had.
@@ -69,6 +70,7 @@ impl Run {
             clients: plan.tls.as_ref().map(Clients::new).transpose()?,
             target,
             threads,
+            made: Instant::now(),
             together: Barrier::new(threads),
             scheduled: schedule.is_some(),
             schedule: Mutex::new(schedule.map(|schedule| (schedule, senders))),

@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout_at};
 
 use super::plan::{Pace, Storm, Work};
 use super::random::Random;
 use super::run::{Due, Run};
 use crate::error::{LoadError, Stage};
 use crate::session::Session;
-use crate::tls::warm_up;
+use crate::tls::{TICKETS_LIMIT, warm_up};
 
 /// How long a client that could not connect waits before its next try, where nothing else sets the pace: a port that
 /// refuses must not turn into a busy loop.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Handshakes at once while tickets are gathered.
+/// Handshakes at once while tickets and connections are gathered.
 const PREPARING: usize = 16;
 
 pub async fn work(run: &Arc<Run>, thread: usize, due: Due) -> Result<(), LoadError> {
@@ -86,8 +86,10 @@ impl Own {
         self.run.record(self.thread, what)
     }
 
-    fn start_one(&self, due: Instant) -> Result<(), LoadError> {
-        let late = self.run.scheduled.then(|| due.elapsed());
+    /// What was due at `due` begins. `free`: when something was there to begin it with, before which it is the server
+    /// that is late.
+    fn start_one(&self, due: Instant, free: Instant) -> Result<(), LoadError> {
+        let late = self.run.scheduled.then(|| due.max(free).elapsed());
         let at = due.saturating_duration_since(self.run.started());
         self.record(|recorder| recorder.begin(at, late))
     }
@@ -138,11 +140,23 @@ impl Own {
         Ok(session)
     }
 
+    /// When preparing has to be done, whatever it has come to: it may take as long as the run.
+    fn prepared_by(&self) -> tokio::time::Instant {
+        (self.run.made + Duration::from_secs_f64(self.run.plan.seconds)).into()
+    }
+
     /// Full handshakes, one for each of `connections` that is to resume, before anything counts (`again`: see
     /// `Clients::tickets`). Whatever goes wrong here goes wrong again, and is recorded, when it does.
     async fn gather_tickets(&self, connections: usize, again: bool) {
+        let _ = timeout_at(self.prepared_by(), self.gather_all_tickets(connections, again)).await;
+    }
+
+    async fn gather_all_tickets(&self, connections: usize, again: bool) {
         let Some(clients) = &self.run.clients else { return };
+        // No more than there will be handshakes to use them.
+        let connections = connections.min(usize::try_from(self.run.plan.count).unwrap_or(usize::MAX));
         for (config, tickets, wanted) in clients.tickets(connections, again) {
+            let wanted = wanted.min(TICKETS_LIMIT);
             let mut opening = JoinSet::new();
             for _ in 0..self.share(wanted) {
                 // A server that gives several at once, or one for all (TLS 1.2), need not be asked as often.
@@ -173,16 +187,21 @@ impl Own {
     async fn open_all(&self, count: usize) -> Vec<Option<Session>> {
         let mut opening = JoinSet::new();
         let mut sessions = Vec::new();
-        for _ in 0..count {
-            if opening.len() >= PREPARING {
-                sessions.extend(opening.join_next().await.map(|done| done.unwrap_or_default()));
+        let mut left = count;
+        while left > 0 || !opening.is_empty() {
+            if left > 0 && opening.len() < PREPARING {
+                left -= 1;
+                let own = self.clone();
+                opening.spawn(async move { own.open(Instant::now() + own.run.target.timeout).await.ok() });
+                continue;
             }
-            let own = self.clone();
-            opening.spawn(async move { own.open(Instant::now() + own.run.target.timeout).await.ok() });
+            match timeout_at(self.prepared_by(), opening.join_next()).await {
+                Ok(Some(done)) => sessions.push(done.unwrap_or_default()),
+                Ok(None) => {}
+                Err(_) => break,
+            }
         }
-        while let Some(done) = opening.join_next().await {
-            sessions.push(done.unwrap_or_default());
-        }
+        sessions.resize_with(count, || None);
         sessions
     }
 
@@ -190,7 +209,7 @@ impl Own {
     async fn connect_again_and_again(self, request: bool) -> Result<(), LoadError> {
         while self.run.take() {
             let due = Instant::now();
-            self.start_one(due)?;
+            self.start_one(due, due)?;
             match self.visit(due, request).await {
                 Ok(session) => {
                     self.complete(due)?;
@@ -211,7 +230,7 @@ impl Own {
             while let Some(done) = connections.try_join_next() {
                 done.map_err(|error| LoadError::Usage(error.to_string()))??;
             }
-            self.start_one(due)?;
+            self.start_one(due, due)?;
             if connections.len() >= self.share(self.run.plan.in_flight).max(1) {
                 self.fail(&LoadError::NotBegun)?;
                 continue;
@@ -235,6 +254,7 @@ impl Own {
     /// connection that is lost.
     async fn ask(self, mut session: Option<Session>, queue: Option<Arc<Mutex<Due>>>) -> Result<(), LoadError> {
         loop {
+            let free = Instant::now();
             let due = match &queue {
                 None if self.run.take() => Instant::now(),
                 None => break,
@@ -243,7 +263,7 @@ impl Own {
                     None => break,
                 },
             };
-            self.start_one(due)?;
+            self.start_one(due, free)?;
             let deadline = due + self.run.target.timeout;
             if deadline <= Instant::now() {
                 self.fail(&LoadError::Timeout(Stage::Response))?;
@@ -289,7 +309,7 @@ impl Own {
                 due = queue.recv(), if coming => match due {
                     None => coming = false,
                     Some(due) => {
-                        seed += 1;
+                        seed = seed.wrapping_add(1);
                         let crowded = devices.len() + held.len() >= self.share(self.run.plan.in_flight).max(1);
                         devices.spawn(self.clone().device(storm, due, Random::new(seed), crowded));
                     }
@@ -322,7 +342,7 @@ impl Own {
         mut random: Random,
         crowded: bool,
     ) -> Result<Option<Session>, LoadError> {
-        self.start_one(due)?;
+        self.start_one(due, due)?;
         let mut next = due;
         for attempt in 0..storm.retry.attempts {
             if attempt > 0 {
