@@ -46,14 +46,8 @@ def running(gateway: Start, authority: Authority, edge: Pair, app: Server, serve
 
 def lines(gateway: Gateway, count: int, file: str = "access.log") -> list[Line]:
     """That many lines, once they are there; every one of them is JSON and ends in a newline."""
-
-    def read() -> list[Line]:
-        text = (gateway.folder / file).read_bytes()
-        assert text.endswith(b"\n")
-        return [json.loads(line) for line in text.split(b"\n")[:-1]]
-
-    eventually(lambda: len(read()) >= count)
-    found = read()
+    eventually(lambda: len(gateway.logged(file)) >= count and (gateway.folder / file).read_bytes().endswith(b"\n"))
+    found = gateway.logged(file)
     assert len(found) == count, found
     return found
 

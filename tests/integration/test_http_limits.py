@@ -99,11 +99,10 @@ def client(gateway: Gateway, authority: Authority) -> Iterator[Http1]:
 
 def logged(gateway: Gateway, path: str) -> dict[str, Any]:
     """The access log's line for the last request to `path`."""
-    log = Path(json.loads(gateway.file.read_text())["logging"]["access"]["path"])
+    log = json.loads(gateway.file.read_text())["logging"]["access"]["path"]
 
     def find() -> dict[str, Any] | None:
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        return next((line for line in reversed(lines) if line["path"] == path), None)
+        return next((line for line in reversed(gateway.logged(log)) if line["path"] == path), None)
 
     found = eventually(find)
     assert found is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -160,8 +159,7 @@ def last_failure(gateway: Gateway, reason: str, count: float) -> dict[str, Any]:
     """The access log's last line of a handshake that failed for `reason`, once there are so many."""
 
     def failures() -> list[dict[str, Any]]:
-        found = map(json.loads, (gateway.folder / "access.log").read_text().splitlines())
-        return [line for line in found if line["event"] == "handshake_failed" and line["reason"] == reason]
+        return [line for line in gateway.logged() if line["event"] == "handshake_failed" and line["reason"] == reason]
 
     eventually(lambda: len(failures()) == count)
     return failures()[-1]

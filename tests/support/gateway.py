@@ -162,6 +162,11 @@ class Gateway:
                     found += sample.value
         return found
 
+    def logged(self, file: str = "access.log") -> list[Settings]:
+        """The access log's lines so far. The last one can be half there: a file that is written grows by pages."""
+        text = (self.folder / file).read_bytes()
+        return [json.loads(line) for line in text.split(b"\n")[:-1]]
+
     def reload(self, settings: Settings | None = None) -> tuple[int, str]:
         """Run `mitu reload`, after writing `settings`; its exit code and what it says."""
         if settings is not None:

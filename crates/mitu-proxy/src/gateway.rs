@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mitu_telemetry::tls::StageTimes;
-use mitu_tls::client_hello::{self, Hello};
+use mitu_tls::client_hello;
 use mitu_tls::handshake::{self, Failed, Finished, HandshakeError};
 use mitu_tls::identity::ClientIdentity;
-use mitu_tls::server_name;
 use mitu_tls::stream::SecureStream;
 use rustls::{CertificateError, HandshakeKind, ProtocolVersion};
 use serde::Serialize;
@@ -141,16 +140,16 @@ async fn secure(
         drain.lingered().await;
         HandshakeError::Draining
     };
-    let Hello { accepted, offer, bytes } = client_hello::read(&mut tcp, lingered).await?;
+    let arrived = client_hello::read(&mut tcp, lingered).await?;
     times.client_hello = begun.elapsed();
 
     // Selection: server name → site, ALPN → protocol, signatures → certificate, keys sent → group; all of
     // it prepared before.
     let begun = Instant::now();
-    let hello = accepted.client_hello();
-    let server_name = hello.server_name().map(|name| Arc::from(&*server_name::lower_case(name)));
+    let Some(hello) = arrived.view() else { return Err(handshake::refuse_malformed(tcp, &arrived.records).await) };
+    let server_name = hello.server_name.as_deref().map(Arc::<str>::from);
     let selected = listener
-        .select(&hello, &offer)
+        .select(&hello)
         .map(|selection| (selection.index, selection.prepared.protocol, selection.config.clone(), selection.retries));
     times.select = begun.elapsed();
     let (prepared, protocol, config, retries) = match selected {
@@ -159,7 +158,7 @@ async fn secure(
     };
 
     // Gate: established connections and other sources have their turns before the signature.
-    let kind = if offer.resumes { Kind::Resumed } else { Kind::Full };
+    let kind = if hello.resumes { Kind::Resumed } else { Kind::Full };
     let asked = server_name.as_deref().map_or(Ok(()), |name| pass.asks_for(name));
     asked.map_err(|refused| reset(&tcp, refused))?;
     pass.turn(kind).await.map_err(|refused| reset(&tcp, refused))?;
@@ -168,7 +167,7 @@ async fn secure(
     }
 
     // Handshake: this side's computing and the client's answers are timed apart.
-    let Finished { stream, crypto, client_flight } = handshake::run(tcp, bytes, config).await?;
+    let Finished { stream, crypto, client_flight } = handshake::run(tcp, arrived.records, config).await?;
     (times.crypto, times.client_flight) = (crypto, client_flight);
 
     let tls = stream.tls();

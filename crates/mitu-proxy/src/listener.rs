@@ -11,13 +11,12 @@ use mitu_telemetry::connections::ListenerMetrics;
 use mitu_telemetry::tls::{HandshakeLabels, HandshakeMetrics};
 use mitu_tls::alpn::{Decision, OFFERED_SETS};
 use mitu_tls::certificate::Certificates;
-use mitu_tls::client_hello::Offer;
+use mitu_tls::client_hello::ClientHello;
 use mitu_tls::error::{Secrets, TlsConfigError};
 use mitu_tls::handshake::Reason;
 use mitu_tls::select::{Prepared, Refusal, Selection, Selector, SelectorConfig};
 use mitu_tls::ticket::Ticketers;
 use prometheus::IntCounter;
-use rustls::server::ClientHello;
 
 use crate::config::{HandlerConfig, Limits, ListenerConfig, Timeouts};
 use crate::drain::DrainSignal;
@@ -126,8 +125,8 @@ impl Listener {
     }
 
     /// Chooses for a ClientHello, and counts what was offered and chosen.
-    pub fn select(&self, hello: &ClientHello<'_>, offer: &Offer) -> Result<Selection<'_>, Refusal> {
-        let result = self.selector.select(hello, offer);
+    pub fn select(&self, hello: &ClientHello<'_>) -> Result<Selection<'_>, Refusal> {
+        let result = self.selector.select(hello);
         match &result {
             Ok(selection) => self.count_alpn(selection.alpn, Some(selection.prepared)),
             Err(refusal) => self.count_alpn(refusal.alpn, None),

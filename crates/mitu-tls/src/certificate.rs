@@ -4,15 +4,29 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-use rustls::server::ClientHello;
 use rustls::sign::CertifiedKey;
 use rustls::{SignatureAlgorithm, SignatureScheme, SupportedCipherSuite};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::client_hello::ClientHello;
 use crate::config::{CertificateConfig, Provider};
 use crate::error::{Secrets, TlsConfigError, secret};
 use crate::provider::base_provider;
+
+/// What the keys of certificates can sign with (RFC 8446, section 4.2.3).
+const SCHEMES: [SignatureScheme; 10] = [
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::ECDSA_NISTP521_SHA512,
+    SignatureScheme::ED25519,
+    SignatureScheme::RSA_PSS_SHA256,
+    SignatureScheme::RSA_PSS_SHA384,
+    SignatureScheme::RSA_PSS_SHA512,
+    SignatureScheme::RSA_PKCS1_SHA256,
+    SignatureScheme::RSA_PKCS1_SHA384,
+    SignatureScheme::RSA_PKCS1_SHA512,
+];
 
 /// A chain with its key, checked to belong together.
 #[derive(Debug)]
@@ -20,6 +34,8 @@ pub struct Certificate {
     pub id: String,
     pub key: Arc<CertifiedKey>,
     pub key_type: KeyType,
+    /// What the key can sign with.
+    schemes: Vec<SignatureScheme>,
 }
 
 /// In the order of preference: the cheapest signature first.
@@ -44,12 +60,11 @@ impl KeyType {
     }
 
     fn of(key: &CertifiedKey) -> Self {
-        let signs = |scheme| key.key.choose_scheme(&[scheme]).is_some();
         match key.key.algorithm() {
             SignatureAlgorithm::RSA => Self::Rsa,
             SignatureAlgorithm::ED25519 => Self::Ed25519,
-            _ if signs(SignatureScheme::ECDSA_NISTP384_SHA384) => Self::EcdsaP384,
-            _ if signs(SignatureScheme::ECDSA_NISTP521_SHA512) => Self::EcdsaP521,
+            _ if signs(key, SignatureScheme::ECDSA_NISTP384_SHA384) => Self::EcdsaP384,
+            _ if signs(key, SignatureScheme::ECDSA_NISTP521_SHA512) => Self::EcdsaP521,
             _ => Self::EcdsaP256,
         }
     }
@@ -67,18 +82,23 @@ impl Certificate {
         })?;
         let key = CertifiedKey::from_der(chain, key, provider)
             .map_err(|source| TlsConfigError::Certificate { id: config.id.clone(), source })?;
-        Ok(Self { id: config.id.clone(), key_type: KeyType::of(&key), key: Arc::new(key) })
+        let schemes = SCHEMES.into_iter().filter(|&scheme| signs(&key, scheme)).collect();
+        Ok(Self { id: config.id.clone(), key_type: KeyType::of(&key), schemes, key: Arc::new(key) })
     }
 
     /// Whether a client that says this can be served with this certificate and one of `suites`.
     pub fn suits(&self, hello: &ClientHello<'_>, suites: &[SupportedCipherSuite]) -> bool {
         let algorithm = self.key.key.algorithm();
-        self.key.key.choose_scheme(hello.signature_schemes()).is_some()
+        self.schemes.iter().any(|&scheme| hello.has_scheme(scheme))
             && suites.iter().any(|suite| {
                 // TLS 1.3 suites say nothing of the key; TLS 1.2 suites name its algorithm.
-                suite.usable_for_signature_algorithm(algorithm) && hello.cipher_suites().contains(&suite.suite())
+                suite.usable_for_signature_algorithm(algorithm) && hello.has_suite(suite.suite())
             })
     }
+}
+
+fn signs(key: &CertifiedKey, scheme: SignatureScheme) -> bool {
+    key.key.choose_scheme(&[scheme]).is_some()
 }
 
 /// The certificates of a PEM bundle, of which there must be one at least.

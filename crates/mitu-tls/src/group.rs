@@ -4,7 +4,7 @@
 use rustls::NamedGroup;
 use rustls::crypto::SupportedKxGroup;
 
-use crate::client_hello::Offer;
+use crate::client_hello::ClientHello;
 use crate::config::PostQuantum;
 
 /// X25519 with ML-KEM-768, for TLS 1.3 alone.
@@ -24,28 +24,27 @@ impl Groups {
         Self { all, post_quantum, tls13 }
     }
 
-    /// The place of the group to use with a client that knows `offered` and has sent keys for `offer`. Where nothing
-    /// fits it is the first, and rustls says so to the client.
+    /// The place of the group to use with a client. Where nothing fits it is the first, and rustls says so to the client.
     ///
     /// What the client has sent a key for comes before what it has not: asking for another key takes a round trip. The
     /// hybrid is worth that to those who `prefer` it only.
-    pub fn choose(&self, offered: &[NamedGroup], offer: &Offer) -> usize {
-        let tls13 = self.tls13 && offer.tls13;
+    pub fn choose(&self, hello: &ClientHello<'_>) -> usize {
+        let tls13 = self.tls13 && hello.tls13;
         let rank = |name: NamedGroup| match (name == HYBRID, tls13) {
             (true, false) => None,
             (true, true) if self.post_quantum == PostQuantum::Prefer => Some(0),
-            (_, true) if offer.contains(name) => Some(1),
+            (_, true) if hello.has_key_for(name) => Some(1),
             (false, _) => Some(2),
             (true, true) => Some(3),
         };
-        let fitting = self.all.iter().enumerate().filter(|(_, group)| offered.contains(&group.name()));
+        let fitting = self.all.iter().enumerate().filter(|(_, group)| hello.has_group(group.name()));
         let ranked = fitting.filter_map(|(at, group)| Some((rank(group.name())?, at)));
         ranked.min().map_or(0, |(_, at)| at)
     }
 
-    /// Whether a client that sent keys for `offer` is asked for another one (HelloRetryRequest).
-    pub fn retries(&self, chosen: usize, offer: &Offer) -> bool {
-        self.tls13 && offer.tls13 && !offer.contains(self.all[chosen].name())
+    /// Whether the client is asked for another key (HelloRetryRequest).
+    pub fn retries(&self, chosen: usize, hello: &ClientHello<'_>) -> bool {
+        self.tls13 && hello.tls13 && !hello.has_key_for(self.all[chosen].name())
     }
 }
 

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::server::Acceptor;
 use rustls::{AlertDescription, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::net::TcpStream;
@@ -161,4 +162,28 @@ pub async fn refuse(mut tcp: TcpStream, alert: AlertDescription) -> Failed {
     let record = [ALERT, 3, 3, 0, 2, FATAL, u8::from(alert)];
     let told = tcp.write_all(&record).await.is_ok();
     Failed { error: HandshakeError::Refused(alert), told: told.then_some(tcp) }
+}
+
+/// Answers what is no ClientHello as rustls does, which tells what is wrong with it.
+pub async fn refuse_malformed(mut tcp: TcpStream, records: &[u8]) -> Failed {
+    let Some((error, alert)) = complaint(records) else { return refuse(tcp, AlertDescription::DecodeError).await };
+    let told = tcp.write_all(&alert).await.is_ok();
+    Failed { error: HandshakeError::Tls(error), told: told.then_some(tcp) }
+}
+
+/// rustls' error, and the record with its alert. None: it does not know of any, or not yet.
+fn complaint(mut records: &[u8]) -> Option<(rustls::Error, Vec<u8>)> {
+    let mut acceptor = Acceptor::default();
+    while acceptor.read_tls(&mut records).is_ok_and(|read| read > 0) {
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(_)) => break,
+            Err((error, mut alert)) => {
+                let mut record = Vec::new();
+                alert.write_all(&mut record).ok()?;
+                return Some((error, record));
+            }
+        }
+    }
+    None
 }

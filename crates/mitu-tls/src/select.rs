@@ -5,17 +5,16 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rustls::server::ClientHello;
 use rustls::{AlertDescription, ServerConfig, SupportedCipherSuite};
 
 use crate::alpn::{AlpnTable, Decision};
 use crate::certificate::{Certificate, Certificates, KeyType};
-use crate::client_hello::Offer;
+use crate::client_hello::ClientHello;
 use crate::config::{Provider, SiteConfig, TlsPolicy};
 use crate::error::{Secrets, TlsConfigError};
 use crate::group::Groups;
 use crate::policy::PreparedPolicy;
-use crate::server_name::{ServerNameTable, lower_case};
+use crate::server_name::ServerNameTable;
 use crate::ticket::{TicketScope, Ticketers};
 
 /// What one listener can choose from.
@@ -134,7 +133,7 @@ impl Selector {
         &self.prepared
     }
 
-    pub fn select(&self, hello: &ClientHello<'_>, offer: &Offer) -> Result<Selection<'_>, Refusal> {
+    pub fn select(&self, hello: &ClientHello<'_>) -> Result<Selection<'_>, Refusal> {
         let (alpn, protocol) = match hello.alpn() {
             Some(_) => {
                 let decision = self.alpn.decide(|| hello.alpn().into_iter().flatten());
@@ -143,8 +142,7 @@ impl Selector {
             None => (None, self.no_alpn),
         };
         let refuse = |alert| Refusal { alert, alpn };
-        let name = hello.server_name().map(lower_case);
-        let site = self.names.find(name.as_deref()).and_then(|site| self.sites.get(site));
+        let site = self.names.find(hello.server_name.as_deref()).and_then(|site| self.sites.get(site));
         let site = site.ok_or_else(|| refuse(AlertDescription::UnrecognisedName))?;
         let protocol = protocol.ok_or_else(|| refuse(AlertDescription::NoApplicationProtocol))?;
         let mut block = site.protocols[protocol].clone();
@@ -153,8 +151,8 @@ impl Selector {
         // Where nothing suits, rustls says so to the client in its own words, on the first certificate.
         let index = block.find(suits).unwrap_or(first);
         let prepared = &self.prepared[index];
-        let group = prepared.groups.choose(hello.named_groups().unwrap_or_default(), offer);
-        let retries = prepared.groups.retries(group, offer);
+        let group = prepared.groups.choose(hello);
+        let retries = prepared.groups.retries(group, hello);
         Ok(Selection { index, prepared, config: &prepared.configs[group], retries, alpn })
     }
 }

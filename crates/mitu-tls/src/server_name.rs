@@ -2,7 +2,6 @@
 //!
 //! An exact name wins over a wildcard; `*.example.com` stands for one label in front of `example.com`.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::config::SiteConfig;
@@ -44,15 +43,6 @@ impl ServerNameTable {
     }
 }
 
-/// Server names are compared in lower case (RFC 4343); nearly all arrive so.
-pub fn lower_case(name: &str) -> Cow<'_, str> {
-    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(name.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(name)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -84,11 +74,5 @@ mod tests {
     fn a_name_belongs_to_one_site() {
         let refused = ServerNameTable::new(&[site(&["a.test"]), site(&["a.test"])], None);
         assert!(matches!(refused, Err(TlsConfigError::DuplicateServerName(name)) if name == "a.test"));
-    }
-
-    #[test]
-    fn upper_case_is_folded() {
-        assert_eq!(lower_case("A.Example"), "a.example");
-        assert!(matches!(lower_case("a.example"), Cow::Borrowed(_)));
     }
 }

@@ -67,12 +67,14 @@ async fn serve(selector: Selector) -> (std::net::SocketAddr, Outcomes) {
 }
 
 async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Failed> {
-    let hello = client_hello::read(&mut tcp, pending()).await?;
-    let (prepared, config, retries) = match selector.select(&hello.accepted.client_hello(), &hello.offer) {
+    let arrived = client_hello::read(&mut tcp, pending()).await?;
+    let Some(hello) = arrived.view() else { return Err(handshake::refuse_malformed(tcp, &arrived.records).await) };
+    let resumes = hello.resumes;
+    let (prepared, config, retries) = match selector.select(&hello) {
         Ok(selection) => (selection.index, selection.config.clone(), selection.retries),
         Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
     };
-    let finished = handshake::run(tcp, hello.bytes, config).await?;
+    let finished = handshake::run(tcp, arrived.records, config).await?;
     let mut stream = finished.stream;
     let tls = stream.tls();
     let prepared = &selector.prepared()[prepared];
@@ -86,7 +88,7 @@ async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Faile
         retried: tls.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest),
         identity: leaf.and_then(|leaf| ClientIdentity::from_verified(leaf).common_name),
     };
-    assert!(hello.offer.resumes || !chosen.resumed);
+    assert!(resumes || !chosen.resumed);
     assert_eq!(retries, chosen.retried);
     // The ticket goes out with the server's end of the connection.
     stream.shutdown().await.unwrap();
