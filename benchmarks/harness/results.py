@@ -37,11 +37,18 @@ class Series:
 
 @dataclass(frozen=True)
 class Goal:
-    """The most that mitu's figure in `column` may be: as a share of that of the row `to`, or by itself without one."""
+    """The most, or the least, that mitu's figure in `column` may be: as a share of that of the row `to`, or by itself
+    without one.
+    """
 
     column: str
-    at_most: float
+    limit: float
     to: str | None = None
+    at_least: bool = False
+
+    def met(self, value: float) -> bool:
+        """Whether this is enough."""
+        return value >= self.limit if self.at_least else value <= self.limit
 
 
 @dataclass
@@ -88,13 +95,14 @@ class Sheet:
         """For people: each goal, what was measured, and whether that is enough."""
         for goal in self.goals:
             value, column = self.reached(goal), self.columns[goal.column]
-            wanted = f"{column} ≤ {goal.at_most:g}"
+            sign = "≥" if goal.at_least else "≤"
+            wanted = f"{column} {sign} {goal.limit:g}"
             if goal.to is not None:
-                wanted = f"{column}, {SUBJECT} ÷ {goal.to} ≤ {goal.at_most:.2f}"
+                wanted = f"{column}, {SUBJECT} ÷ {goal.to} {sign} {goal.limit:.2f}"
             if value is None:
                 yield [wanted, "", "not measured"]
             else:
-                yield [wanted, f"{value:.2f}", "yes" if value <= goal.at_most else "no"]
+                yield [wanted, f"{value:.2f}", "yes" if goal.met(value) else "no"]
 
     def document(self) -> dict[str, Any]:
         """The table as JSON has it."""
@@ -116,9 +124,10 @@ class Sheet:
                 {
                     "column": goal.column,
                     "to": goal.to,
-                    "goal": goal.at_most,
+                    "goal": goal.limit,
+                    "at_least": goal.at_least,
                     "value": value,
-                    "met": None if value is None else value <= goal.at_most,
+                    "met": None if value is None else goal.met(value),
                 }
                 for goal, value in ((goal, self.reached(goal)) for goal in self.goals)
             ],

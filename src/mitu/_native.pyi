@@ -38,6 +38,9 @@ class Server:
     def active(self) -> int:
         """Connections that are open now, handshakes included."""
 
+    def handshakes(self) -> tuple[int, int]:
+        """Handshakes that wait for a turn now, and those that have been shed so far."""
+
     def stop(self) -> None:
         """Close every connection and join the workers."""
 

@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,6 +67,14 @@ class Reloads:
     """Why the last reload was refused; None when it was not."""
     last_at: float | None = None
     succeeded_at: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Handshakes:
+    """What waits at the storm gate now, and what it has reset since the start."""
+
+    waiting: int
+    shed: int
 
 
 class Gateway:
@@ -250,6 +258,11 @@ class Gateway:
         """Connections open now, handshakes included."""
         return self._running().active()
 
+    @property
+    def handshakes(self) -> Handshakes:
+        """How the storm gate stands."""
+        return Handshakes(*self._running().handshakes())
+
     def metrics(self) -> str:
         """Every metric in Prometheus text format."""
         return self._running().metrics() + _reload_metrics(self.reloads)
@@ -288,6 +301,7 @@ class Gateway:
             "version": _native.version(),
             "state": self.state,
             "connections": self.active,
+            "handshakes": asdict(self.handshakes),
             "listeners": [
                 {
                     "name": one.name,

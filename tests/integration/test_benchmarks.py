@@ -270,6 +270,7 @@ def test_a_thread_that_ended_spoils_the_count(harness: ModuleType) -> None:
 def test_a_goal_that_was_not_measured_is_not_met(harness: ModuleType) -> None:
     results = importlib.import_module("benchmarks.harness.results")
     goals = [results.Goal("cpu", 0.5, "nginx"), results.Goal("cpu", 0.5, "go"), results.Goal("blocked", 1)]
+    goals.append(results.Goal("cpu", 9, at_least=True))
     sheet = results.Sheet("s", "S", "cpu", {"cpu": "CPU", "blocked": "blocked %"}, goals=goals)
     sheet.add("mitu", cpu=10.0, blocked=1.5)
     sheet.add("nginx", cpu=20.0)
@@ -277,10 +278,12 @@ def test_a_goal_that_was_not_measured_is_not_met(harness: ModuleType) -> None:
         (0.5, True),
         (None, None),
         (1.5, False),
+        (10.0, True),
     ]
     assert "| CPU, mitu ÷ nginx ≤ 0.50 | 0.50 | yes |" in sheet.markdown()
     assert "| CPU, mitu ÷ go ≤ 0.50 |  | not measured |" in sheet.markdown()
     assert "| blocked % ≤ 1 | 1.50 | no |" in sheet.markdown()
+    assert "| CPU ≥ 9 | 10.00 | yes |" in sheet.markdown()
 
 
 def test_ratios_are_of_medians(harness: ModuleType) -> None:

@@ -77,6 +77,9 @@ def test_who_would_wait_for_too_long_is_reset_and_others_are_served(
     flood.start()
     try:
         eventually(lambda: one.metric(FAILURES, reason="shed") > 0)
+        # Its begin is in the log, and how it stands in the status.
+        eventually(lambda: "handshake storm:" in one.program.log)
+        assert one.status()["handshakes"]["shed"] > 0
         # Its share is one of two networks; on a machine that stalls for longer than the patience it may have bad luck.
         served = sum(connects(one, trust, "127.9.0.1") for _ in range(10))
     finally:
@@ -84,7 +87,10 @@ def test_who_would_wait_for_too_long_is_reset_and_others_are_served(
     assert served >= 5
     # Quiet again: nobody waits, nobody is shed.
     eventually(lambda: one.metric("mitu_tls_handshakes_waiting") == 0)
+    eventually(lambda: "the handshake storm is over" in one.program.log)
     before = one.metric(FAILURES, reason="shed")
+    assert one.status()["handshakes"] == {"waiting": 0, "shed": before}
+    assert f"{before:.0f} shed since the start" in one.mitu("status").stdout
     assert all(connects(one, trust) for _ in range(10))
     assert one.metric(FAILURES, reason="shed") == before
 

@@ -12,6 +12,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::error::LoadError;
 use crate::protocol::Protocol;
 
+/// The ports that Linux gives to clients, and how many of them are tried for one connection.
+const FIRST_PORT: u16 = 32_768;
+const PORTS: usize = 28_232;
+const TRIES: usize = 64;
+
 #[derive(Debug)]
 pub struct Target {
     pub address: SocketAddr,
@@ -59,11 +64,28 @@ impl Target {
         let Some(sources) = self.sources else {
             return TcpStream::connect(self.address).await;
         };
-        let number = self.connections.fetch_add(1, Ordering::Relaxed);
         let hosts =
             1_usize.checked_shl((sources.max_prefix_len() - sources.prefix_len()).into()).unwrap_or(usize::MAX);
+        let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
+        for _ in 0..TRIES {
+            let number = self.connections.fetch_add(1, Ordering::Relaxed);
+            let port = FIRST_PORT + (number / hosts % PORTS) as u16;
+            match self.connect_from(SocketAddr::new(nth(sources.network(), number % hosts), port)).await {
+                Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => {
+                    taken = error;
+                }
+                connected => return connected,
+            }
+        }
+        Err(taken)
+    }
+
+    /// The port is given, not left to the kernel: among ports that are nearly all waiting for their last connection's
+    /// time to pass, it searches for as long as many handshakes take.
+    async fn connect_from(&self, source: SocketAddr) -> io::Result<TcpStream> {
         let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.bind(SocketAddr::new(nth(sources.network(), number % hosts), 0))?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(source)?;
         socket.connect(self.address).await
     }
 }

@@ -30,7 +30,12 @@ use rate::Rate;
 
 /// What handshakes may take of one turn of the event loop, at least. Established connections wait no longer than that
 /// for them, and one computation more.
-const TURN: Duration = Duration::from_micros(250);
+const TURN: Duration = Duration::from_micros(100);
+
+/// The same while nothing has been heard of established connections for [`SILENCE`]: every turn costs the worker some
+/// system calls, which is a tenth of a handshake when it has room for one alone.
+const TURN_IN_SILENCE: Duration = Duration::from_micros(500);
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// What they take at most, however much there is to do for others.
 const LONGEST_TURN: Duration = Duration::from_millis(2);
@@ -49,6 +54,8 @@ const WEIGHT: u32 = 16;
 #[derive(Debug)]
 pub struct Gate {
     state: Mutex<State>,
+    /// Whether established connections have had something to do since the last turn.
+    heard: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -57,8 +64,12 @@ struct State {
     waiting: FairQueue<Waiting>,
     /// How many wait, as the metrics tell.
     gauge: IntGauge,
+    /// How many have been shed.
+    shed: u64,
     /// Whether turns are given out: everybody waits for one.
     pumping: bool,
+    /// When something was last heard of established connections.
+    heard: Instant,
     /// What handshakes have taken of this turn, or window.
     spent: Duration,
     since: Instant,
@@ -96,8 +107,10 @@ impl State {
         Self {
             settings,
             gauge,
+            shed: 0,
             waiting: FairQueue::default(),
             pumping: false,
+            heard: Instant::now(),
             spent: Duration::ZERO,
             since: Instant::now(),
             costs: [20, 20, 60, 120].map(Duration::from_micros),
@@ -156,7 +169,8 @@ const GONE: u8 = 4;
 impl Gate {
     /// The gate of one of so many `workers`.
     pub fn new(config: &HandshakesConfig, workers: usize, waiting: IntGauge) -> Self {
-        Self { state: Mutex::new(State::new(Settings::new(config, workers), waiting)) }
+        let state = State::new(Settings::new(config, workers), waiting);
+        Self { state: Mutex::new(state), heard: AtomicBool::new(false) }
     }
 
     /// Goes by another configuration from now on. Token buckets are full again.
@@ -164,6 +178,17 @@ impl Gate {
         let settings = Settings::new(config, workers);
         // The old buckets are dropped when the lock is free again.
         let _old = std::mem::replace(&mut self.state.lock().settings, settings);
+    }
+
+    /// An established connection has something to do.
+    pub fn hears(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
+    /// How many wait for a turn now, and how many have been shed so far.
+    pub fn pressure(&self) -> (usize, u64) {
+        let state = self.state.lock();
+        (state.waiting.len(), state.shed)
     }
 
     pub fn pass(self: &Arc<Self>) -> Pass {
@@ -177,9 +202,21 @@ impl Gate {
         }
     }
 
+    /// Whether a handshake may go on at once.
+    fn free(&self) -> bool {
+        let heard = self.heard.load(Ordering::Relaxed);
+        self.state.lock().free(heard)
+    }
+
+    /// One turn. False: nobody waits any more.
+    fn turn(&self, now: Instant) -> bool {
+        let heard = self.heard.swap(false, Ordering::Relaxed);
+        self.state.lock().turn(now, heard)
+    }
+
     /// Gives out turns until nobody waits.
     async fn pump(self: Arc<Self>) {
-        while self.state.lock().turn(Instant::now()) {
+        while self.turn(Instant::now()) {
             // Everything else that is ready, and what the kernel has, comes before the next.
             yield_now().await;
         }
@@ -187,12 +224,12 @@ impl Gate {
 }
 
 impl State {
-    /// Whether a handshake may go on at once.
-    fn free(&mut self) -> bool {
+    /// Whether a handshake may go on at once. `heard`: something, of established connections.
+    fn free(&mut self, heard: bool) -> bool {
         if !self.waiting.is_empty() {
             return false;
         }
-        if self.spent < TURN {
+        if self.spent < TURN || !heard && self.spent < self.length(self.since) {
             return true;
         }
         if self.pumping {
@@ -207,14 +244,22 @@ impl State {
         over
     }
 
-    /// One turn. False: nobody waits any more.
-    fn turn(&mut self, now: Instant) -> bool {
+    /// The least that handshakes have of a turn.
+    fn length(&self, now: Instant) -> Duration {
+        if now.saturating_duration_since(self.heard) < SILENCE { TURN } else { TURN_IN_SILENCE }
+    }
+
+    /// One turn. False: nobody waits any more. `heard`: something, of established connections, since the last one.
+    fn turn(&mut self, now: Instant, heard: bool) -> bool {
+        if heard {
+            self.heard = now;
+        }
         let lasted = now - self.since;
         let others = lasted.saturating_sub(self.spent);
         (self.since, self.spent) = (now, Duration::ZERO);
         // A fifth of the time, however much there is to do for others. More would feed itself: of what is done for others,
         // the first request of each new connection is a part.
-        let share = (others / 4).clamp(TURN, LONGEST_TURN);
+        let share = (others / 4).clamp(self.length(now), LONGEST_TURN);
         let costs = self.costs;
         let (mut granted, mut expected) = (0_u32, Duration::ZERO);
         while expected < share
@@ -233,6 +278,7 @@ impl State {
             }
             next.waker.wake();
             granted += u32::from(!late);
+            self.shed += u64::from(late);
             // Closing costs about what a ClientHello does.
             expected += costs[if late { Kind::Hello } else { kind } as usize].max(LEAST);
         }
@@ -307,8 +353,9 @@ impl Pass {
     pub async fn turn(&self, kind: Kind) -> Result<(), Refused> {
         {
             let mut state = self.gate.state.lock();
-            let free = state.free();
+            let free = state.free(self.gate.heard.load(Ordering::Relaxed));
             if !free && !state.admits(*self.source.lock(), kind, self.waited()) {
+                state.shed += 1;
                 return Err(Refused::Shed);
             }
             self.kind.store(kind as u8, Ordering::Relaxed);
@@ -344,7 +391,7 @@ impl Pass {
                 true
             }
             QUEUED => false,
-            RUNNING if self.gate.state.lock().free() => true,
+            RUNNING if self.gate.free() => true,
             RUNNING => {
                 self.queue(context, false);
                 false

@@ -1,13 +1,15 @@
 //! The life of a connection, whole, from top to bottom. Each stage has a file of its own.
 
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mitu_telemetry::tls::StageTimes;
 use mitu_tls::client_hello;
-use mitu_tls::handshake::{self, Failed, Finished, HandshakeError};
+use mitu_tls::handshake::{self, Clock, Failed, HandshakeError};
 use mitu_tls::identity::ClientIdentity;
 use mitu_tls::stream::SecureStream;
 use rustls::{CertificateError, HandshakeKind, ProtocolVersion};
@@ -18,7 +20,7 @@ use tokio::time::timeout;
 use crate::connection::Connection;
 use crate::dispatch;
 use crate::drain::Drain;
-use crate::gate::{Kind, Pass, Refused};
+use crate::gate::{Gate, Kind, Pass, Refused};
 use crate::listener::{Listener, Slot};
 use crate::proxy_protocol;
 use crate::worker::Worker;
@@ -85,7 +87,25 @@ pub async fn connection(intake: Intake) {
         listener,
     });
     let _listed = worker.connections.insert(connection.clone());
-    dispatch::run(stream, protocol, connection).await;
+    established(dispatch::run(stream, protocol, connection), &worker.gate).await;
+}
+
+/// How often the task of a connection runs for its first request and its end, with an upstream between them.
+const FIRST_STEPS: u8 = 8;
+
+/// Serves a connection, and lets the gate hear of it whenever it has something to do, once its beginning is over: in a
+/// storm, what new connections do is no reason for shorter turns.
+async fn established(serving: impl Future<Output = ()>, gate: &Gate) {
+    let (mut serving, mut steps) = (pin!(serving), 0);
+    poll_fn(|context| {
+        if steps < FIRST_STEPS {
+            steps += 1;
+        } else {
+            gate.hears();
+        }
+        serving.as_mut().poll(context)
+    })
+    .await;
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -167,8 +187,8 @@ async fn secure(
     }
 
     // Handshake: this side's computing and the client's answers are timed apart.
-    let Finished { stream, crypto, client_flight } = handshake::run(tcp, arrived.records, config).await?;
-    (times.crypto, times.client_flight) = (crypto, client_flight);
+    let clock = Clock::start(&mut times.crypto, &mut times.client_flight);
+    let stream = handshake::run(tcp, arrived.records, config, clock).await?;
 
     let tls = stream.tls();
     let version = match tls.protocol_version() {

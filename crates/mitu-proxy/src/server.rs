@@ -286,6 +286,15 @@ impl Server {
         self.sum(|serving| serving.listener.active())
     }
 
+    /// Handshakes that wait for a turn now, and those that have been shed so far.
+    pub fn handshakes(&self) -> (usize, u64) {
+        let state = self.state.lock();
+        let workers = state.iter().flat_map(|state| &state.workers.workers);
+        workers
+            .map(|worker| worker.gate.pressure())
+            .fold((0, 0), |(waiting, shed), one| (waiting + one.0, shed + one.1))
+    }
+
     /// Closes every connection and joins the workers. Lines in the access log's queue are written.
     pub fn stop(&self) {
         // Joining takes its time; whoever asks meanwhile is not to wait for it.

@@ -57,6 +57,11 @@ impl Server {
         py.detach(|| self.0.active())
     }
 
+    /// Handshakes that wait for a turn now, and those that have been shed so far.
+    fn handshakes(&self, py: Python<'_>) -> (usize, u64) {
+        py.detach(|| self.0.handshakes())
+    }
+
     /// Close every connection and join the workers.
     fn stop(&self, py: Python<'_>) {
         py.detach(|| self.0.stop());

@@ -29,7 +29,7 @@ pub struct StageTimes {
     pub client_hello: Duration,
     /// Choosing protocol, certificate and TLS configuration.
     pub select: Duration,
-    /// Waiting for its turns, which counts in the other stages as well.
+    /// Waiting for its turns. Some of it counts in the stages around it as well.
     pub gate: Duration,
     /// This side's computation: key exchange, signature, key schedule, and writing the flights.
     pub crypto: Duration,

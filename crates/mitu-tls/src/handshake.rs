@@ -117,26 +117,41 @@ impl Failed {
     }
 }
 
-/// A finished handshake.
+/// What a handshake takes, written down however it ends: it may finish, fail, or be given up by the caller.
 #[derive(Debug)]
-pub struct Finished {
-    pub stream: SecureStream,
-    /// Time spent computing and writing: every poll of the handshake together.
-    pub crypto: Duration,
-    /// Time spent waiting for the client between them.
-    pub client_flight: Duration,
+pub struct Clock<'a> {
+    begun: Instant,
+    /// Computing and writing: every poll of the handshake together.
+    crypto: &'a mut Duration,
+    /// Waiting for the client between them.
+    client_flight: &'a mut Duration,
+}
+
+impl<'a> Clock<'a> {
+    pub fn start(crypto: &'a mut Duration, client_flight: &'a mut Duration) -> Self {
+        Self { begun: Instant::now(), crypto, client_flight }
+    }
+}
+
+impl Drop for Clock<'_> {
+    fn drop(&mut self) {
+        *self.client_flight = self.begun.elapsed().saturating_sub(*self.crypto);
+    }
 }
 
 /// Runs the handshake to its end, from the ClientHello, which has been read. The caller bounds the time.
-pub async fn run(tcp: TcpStream, hello: Vec<u8>, config: Arc<ServerConfig>) -> Result<Finished, Failed> {
-    let begun = Instant::now();
-    let mut crypto = Duration::ZERO;
+pub async fn run(
+    tcp: TcpStream,
+    hello: Vec<u8>,
+    config: Arc<ServerConfig>,
+    clock: Clock<'_>,
+) -> Result<SecureStream, Failed> {
     let session = Session::new(FlightStream::holding(tcp), config, hello).map_err(HandshakeError::Tls)?;
     let mut session = Box::new(session);
     let done = poll_fn(|context| {
         let resumed = Instant::now();
         let poll = session.poll_handshake(context);
-        crypto += resumed.elapsed();
+        *clock.crypto += resumed.elapsed();
         poll
     })
     .await;
@@ -152,7 +167,7 @@ pub async fn run(tcp: TcpStream, hello: Vec<u8>, config: Arc<ServerConfig>) -> R
     if stream.tls().protocol_version() == Some(ProtocolVersion::TLSv1_2) {
         stream.flush().await?;
     }
-    Ok(Finished { stream, crypto, client_flight: begun.elapsed().saturating_sub(crypto) })
+    Ok(stream)
 }
 
 /// Answers a ClientHello that cannot be served: a fatal alert in the clear (RFC 8446 §6), as no keys exist.

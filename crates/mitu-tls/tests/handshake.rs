@@ -13,7 +13,7 @@ use mitu_tls::config::{
     CertificateConfig, ClientAuthConfig, PostQuantum, Provider, SiteConfig, TicketsConfig, TlsPolicy, Version,
 };
 use mitu_tls::error::Secrets;
-use mitu_tls::handshake::{self, Failed};
+use mitu_tls::handshake::{self, Clock, Failed};
 use mitu_tls::identity::ClientIdentity;
 use mitu_tls::provider::{AVAILABLE, AWS_LC, base_provider};
 use mitu_tls::select::{Selector, SelectorConfig};
@@ -74,8 +74,10 @@ async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Faile
         Ok(selection) => (selection.index, selection.config.clone(), selection.retries),
         Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
     };
-    let finished = handshake::run(tcp, arrived.records, config).await?;
-    let mut stream = finished.stream;
+    let (mut crypto, mut client_flight) = Default::default();
+    let clock = Clock::start(&mut crypto, &mut client_flight);
+    let mut stream = handshake::run(tcp, arrived.records, config, clock).await?;
+    assert!(!crypto.is_zero() && !client_flight.is_zero());
     let tls = stream.tls();
     let prepared = &selector.prepared()[prepared];
     let leaf = tls.peer_certificates().and_then(<[_]>::first);

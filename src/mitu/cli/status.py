@@ -38,6 +38,9 @@ def _show(status: dict[str, Any]) -> None:
         f"  {status['connections']} connections",
         markup=True,
     )
+    handshakes = status["handshakes"]
+    if handshakes["waiting"] or handshakes["shed"]:
+        out.print(f"handshakes: {handshakes['waiting']} wait for a turn, {handshakes['shed']} shed since the start")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("listener", "address", "protocols"):
         table.add_column(title)

@@ -125,7 +125,7 @@ class TlsSettings(Model):
         default=None, description="PEM file with the certificate authorities that client certificates must chain to."
     )
     tickets: Annotated[int, IntRange(0, 16)] | None = Field(
-        default=None, description="TLS 1.3 tickets sent after a full handshake; 0 turns resumption off."
+        default=None, description="TLS 1.3 tickets sent after each handshake; 0 turns resumption off."
     )
     provider: Provider | None = Field(
         default=None, description="The library that does the cryptography, which this build of mitu must have."
@@ -145,7 +145,7 @@ class ListenerTls(TlsSettings):
         default="none", description="Whether clients are asked for a certificate (`optional`) and must have one."
     )
     tickets: Annotated[int, IntRange(0, 16)] | None = Field(
-        default=1, description="TLS 1.3 tickets sent after a full handshake; 0 turns resumption off."
+        default=1, description="TLS 1.3 tickets sent after each handshake; 0 turns resumption off."
     )
     provider: Provider | None = Field(
         default="aws-lc", description="The library that does the cryptography, which this build of mitu must have."

@@ -12,7 +12,7 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, Su
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::handshake;
+use crate::handshake::{self, Clock};
 use crate::stream::SecureStream;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
@@ -99,7 +99,9 @@ async fn pair(version: &'static SupportedProtocolVersion, device: Option<Pair>) 
     let name = ServerName::try_from("name-0.test").unwrap();
     let mut client = Client { tls: ClientConnection::new(Arc::new(client), name).unwrap(), tcp, plain: Vec::new() };
     let hello = client.take();
-    let finished = handshake::run(listener.accept().await.unwrap().0, hello, server);
+    let (mut crypto, mut client_flight) = Default::default();
+    let clock = Clock::start(&mut crypto, &mut client_flight);
+    let finished = handshake::run(listener.accept().await.unwrap().0, hello, server, clock);
     let (finished, client) = tokio::join!(finished, async {
         while client.tls.is_handshaking() {
             client.receive().await.unwrap();
@@ -108,7 +110,7 @@ async fn pair(version: &'static SupportedProtocolVersion, device: Option<Pair>) 
         }
         client
     });
-    (finished.map_err(|failed| failed.error).unwrap().stream, client)
+    (finished.map_err(|failed| failed.error).unwrap(), client)
 }
 
 fn kept(stream: &SecureStream) -> usize {
