@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import alpn, contention, handshake, idle_memory, requests, storm, tickets
+from benchmarks import alpn, contention, generators, handshake, idle_memory, requests, storm, tickets
 from benchmarks.harness.load import LoadError
 from benchmarks.harness.results import Form, Result, write
 
@@ -18,6 +18,7 @@ ALL = (
     idle_memory.BENCHMARK,
     alpn.BENCHMARK,
     tickets.BENCHMARK,
+    generators.BENCHMARK,
 )
 
 

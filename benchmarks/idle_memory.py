@@ -18,7 +18,7 @@ from benchmarks.harness import load, process
 from benchmarks.harness.bench import CLIENT_CORE, Bench, Benchmark, Defaults
 from benchmarks.harness.load import LoadError
 from benchmarks.harness.paths import find_program
-from benchmarks.harness.results import Sheet
+from benchmarks.harness.results import Goal, Sheet
 from benchmarks.harness.server import ServerError, free_ports, running
 from benchmarks.peers import Peer, Settings
 
@@ -28,14 +28,19 @@ FIRST = 500
 
 @dataclass(frozen=True)
 class Case:
-    """One table. `port`: the server's, by its name."""
+    """One table. `port`: the server's, by its name; `goal`: KiB of the server that mitu may take."""
 
     alpn: str
     title: str
     port: str
+    goal: float
 
 
-CASES = (Case("http/1.1", "HTTP/1.1", "https"), Case("h2", "HTTP/2", "https"), Case("mqtt", "MQTT, relayed", "mqtt"))
+CASES = (
+    Case("http/1.1", "HTTP/1.1", "https", 8),
+    Case("h2", "HTTP/2", "https", 12),
+    Case("mqtt", "MQTT, relayed, both sides", "mqtt", 8),
+)
 
 
 def run(bench: Bench) -> None:
@@ -60,7 +65,7 @@ def _second(bench: Bench) -> int:
 
 def _case(bench: Bench, case: Case, upstream: str, broker: str) -> None:
     title = f"idle connection, {case.title}: memory, {_second(bench):,} connections"
-    sheet = Sheet(case.alpn, title, "user_kib", COLUMNS)
+    sheet = Sheet(case.alpn, title, "user_kib", COLUMNS, goals=[Goal("user_kib", case.goal)])
     bench.result.sheets.append(sheet)
     settings = Settings(bench.certificate("p256"), upstream=upstream, broker=broker)
     left = dict(bench.peers)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -107,10 +108,13 @@ def upstream(*, core: str | None) -> Iterator[tuple[int, str]]:
             child.terminate()
 
 
-def wrk(url: str, *, threads: int, connections: int, seconds: float, core: str | None) -> TimedRequests:
-    """`wrk -tN -cN -dNs --latency URL`: every response must be a 200."""
+def wrk(
+    url: str, *, threads: int, connections: int, seconds: float, core: str | None, close: bool = False
+) -> TimedRequests:
+    """`wrk -tN -cN -dNs --latency URL`: every response must be a 200. `close`: each on a connection of its own."""
     # wrk takes whole seconds only.
     arguments = [f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", url]
+    arguments += ["-H", "Connection: close"] if close else []
     output = _run([_found("wrk", "wrk"), *arguments], core, seconds + 30)
     if trouble := re.search(r"Non-2xx.*|Socket errors:.*", output):
         raise LoadError(f"{url}: {trouble[0]}")
@@ -130,6 +134,27 @@ def h2load(url: str, *, connections: int, streams: int, seconds: float, core: st
     if "Application protocol: h2" not in output or not succeeded or failed or errored:
         raise LoadError(f"{url}: {output}")
     return Requests(succeeded, float(_match(r"([\d.]+) req/s", output)))
+
+
+def h2load_once(url: str, *, connections: int, core: str | None) -> Requests:
+    """`h2load --h1 -n N -c N URL`: so many connections at once, with one request each."""
+    arguments = ["--h1", "-n", str(connections), "-c", str(connections), "-t1", url]
+    output = _run([_found("h2load", "nghttp2-client"), *arguments], core, 60)
+    succeeded = int(_match(r"(\d+) succeeded", output))
+    if succeeded != connections:
+        raise LoadError(f"{url}: {output}")
+    return Requests(succeeded, float(_match(r"([\d.]+) req/s", output)))
+
+
+def mitu_bench(arguments: Sequence[str], *, core: str | None, seconds: float) -> TimedRequests:
+    """`mitu bench …`: nothing may fail."""
+    same = ["--suite", "TLS_AES_128_GCM_SHA256", "--group", "X25519", "--duration", f"{seconds}s", "--json"]
+    output = _run([sys.executable, "-m", "mitu.cli", "bench", *arguments, *same], core, seconds + 30)
+    outcome = json.loads(output)["outcome"]
+    if outcome["failed"] or not outcome["completed"]:
+        raise LoadError(f"mitu bench: {outcome['errors']}")
+    total = outcome["stages"]["total"]
+    return TimedRequests(outcome["completed"], outcome["per_second"], p50=total["p50"], p99=total["p99"])
 
 
 def _program() -> Path:

@@ -110,6 +110,12 @@ def test_requests(available: list[str], program: str) -> None:
         assert found[case]["rows"][server]["per_second"]["median"] > 10
 
 
+def test_generators(available: list[str]) -> None:
+    found = sheets(measure("generators", ["mitu"]))["connections"]["rows"]
+    assert found["mitu"]["client_us"]["median"] > 0
+    assert found.keys() <= {"mitu", "wrk", "h2load"}
+
+
 def test_storm(available: list[str]) -> None:
     found = sheets(measure("storm", available))
     for name in ("storm-1", "storm-2"):
