@@ -55,6 +55,7 @@ lint: lint-rust lint-python ## Check everything that can be checked without runn
 lint-rust: $(VENV)/.ready
 	cargo fmt --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	@$(BIN)/python -m tools.vendor --check
 	@$(BIN)/python -m tools.audit rust
 
 lint-python: build

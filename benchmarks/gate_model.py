@@ -22,7 +22,7 @@ from rich.table import Table
 
 COST = 150e-6
 """Seconds of a worker for a full handshake, its first request and its end."""
-RESUMED_COST = 90e-6
+RESUMED_COST = 130e-6
 RESET_COST = 15e-6
 """Accepting a connection and resetting it."""
 TIMEOUT = 10.0
