@@ -6,7 +6,8 @@ show what each costs when connections stay.
 
 A flood: four addresses connect as fast as the server lets them, beside 500 honest connections a second from many
 addresses, a fifth of which resume sessions, and ten connections that are open already. "resumed" is the share of that
-fifth that was answered and did resume; the first ones, who have no ticket yet, count against it. "after" is what the
+fifth that was answered and did resume; the first ones, who have no ticket yet, count against it, and so do those for
+whom none of the client's eight is left, because that many are on their way. "after" is what the
 open connections wait from the second after the flood on, as a multiple of what they wait before it ("quiet").
 """
 
@@ -103,10 +104,11 @@ def _flood(bench: Bench, servers: list[Server], core: str | None) -> None:
 
         with ThreadPoolExecutor() as pool:
             quiet = start(pool, "pulse", "--duration", str(min(2.0, seconds))).result()
-            # The flood gets what the others leave of the core: they are to measure the server, not each other.
-            flood = start(pool, "handshake", "--duration", str(seconds + 1), *FLOODING, background=True)
-            time.sleep(0.5)
+            # Open before the flood begins, which is a hundredth of what is measured.
             established = start(pool, "pulse", "--duration", str(seconds))
+            time.sleep(seconds / 100)
+            # The flood gets what the others leave of the core: they are to measure the server, not each other.
+            flood = start(pool, "handshake", "--duration", str(seconds), *FLOODING, background=True)
             honest = start(pool, "handshake", "--duration", str(seconds), *HONEST)
             resuming = start(pool, "handshake", "--duration", str(seconds), *RESUMING).result()
             flood.result()

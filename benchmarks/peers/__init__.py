@@ -32,6 +32,8 @@ class Settings:
     broker: str
     workers: int = 1
     cores: str | None = "0"
+    #: Session tickets for each handshake: of mitu alone, where a client is not to resume that cannot be told.
+    tickets: int = 1
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def _values(settings: Settings, folder: Path, https: int, mqtt: int) -> dict[str
         "broker_host": broker_host,
         "broker_port": broker_port,
         "workers": str(settings.workers),
+        "tickets": str(settings.tickets),
         "reuseport": "reuseport" if settings.workers > 1 else "",
     }
 

@@ -39,7 +39,7 @@ class Server:
         """Connections that are open now, handshakes included."""
 
     def handshakes(self) -> tuple[int, int]:
-        """Handshakes that wait for a turn now, and those that have been shed so far."""
+        """Handshakes that wait because there are more than there is time for, and those that have been shed so far."""
 
     def stop(self) -> None:
         """Close every connection and join the workers."""

@@ -71,10 +71,12 @@ class Reloads:
 
 @dataclass(frozen=True, slots=True)
 class Handshakes:
-    """What waits at the storm gate now, and what it has reset since the start."""
+    """How the storm gate stands."""
 
     waiting: int
+    """Handshakes that wait now because there have been more than there is time for; not those of a short burst."""
     shed: int
+    """Handshakes that it has reset since the start."""
 
 
 class Gateway:
@@ -260,8 +262,9 @@ class Gateway:
 
     @property
     def handshakes(self) -> Handshakes:
-        """How the storm gate stands."""
-        return Handshakes(*self._running().handshakes())
+        """How the storm gate stands; nobody waits at one that ends."""
+        waiting, shed = self._running().handshakes()
+        return Handshakes(waiting if self._stopping is None else 0, shed)
 
     def metrics(self) -> str:
         """Every metric in Prometheus text format."""

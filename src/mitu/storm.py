@@ -21,27 +21,32 @@ LOOKS = 2
 async def storms(handshakes: Callable[[], Handshakes], interval: float = INTERVAL) -> None:
     """Look at `handshakes` every `interval` seconds, until this is cancelled.
 
-    In a storm, handshakes wait for their turns at every look: there are more than the workers have time for.
+    In a storm, handshakes wait or are shed at every look: there are more than the workers have time for.
     """
     while True:
-        shed = handshakes().shed
-        first = await _until(handshakes, interval, stormy=True)
+        before, first = await _until(handshakes, interval, stormy=True)
         begun = time.monotonic()
         log.warning("handshake storm: %d handshakes wait for their turns", first.waiting)
-        last = await _until(handshakes, interval, stormy=False)
-        lasted, shed = time.monotonic() - begun, last.shed - shed
+        _, last = await _until(handshakes, interval, stormy=False)
+        lasted, shed = time.monotonic() - begun, last.shed - before.shed
         log.warning("the handshake storm is over after %.0f s: %d handshakes were shed", lasted, shed)
 
 
-async def _until(handshakes: Callable[[], Handshakes], interval: float, *, stormy: bool) -> Handshakes:
-    """How it stands when it has been `stormy`, or not, at `LOOKS` looks in a row."""
-    looks, now, warned = 0, handshakes(), stormy
+async def _until(
+    handshakes: Callable[[], Handshakes], interval: float, *, stormy: bool
+) -> tuple[Handshakes, Handshakes]:
+    """How it stood before it was `stormy`, or not, at `LOOKS` looks in a row, and how it stands then."""
+    looks, warned = 0, stormy
+    start = now = handshakes()
     while looks < LOOKS:
         await asyncio.sleep(interval)
         before, now = now, handshakes()
         sheds = now.shed > before.shed
-        looks = looks + 1 if bool(now.waiting or sheds) is stormy else 0
+        if bool(now.waiting or sheds) is stormy:
+            start, looks = (start if looks else before), looks + 1
+        else:
+            looks = 0
         if sheds and not warned:
             warned = True
             log.warning("handshakes are shed: their clients would have given up before their turn")
-    return now
+    return start, now

@@ -66,11 +66,14 @@ impl Target {
         };
         let hosts =
             1_usize.checked_shl((sources.max_prefix_len() - sources.prefix_len()).into()).unwrap_or(usize::MAX);
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        let address = nth(sources.network(), number % hosts);
+        // One process begins elsewhere than the one before it, whose ports are still waiting.
+        let first = std::process::id() as usize * TRIES + number / hosts;
         let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
-        for _ in 0..TRIES {
-            let number = self.connections.fetch_add(1, Ordering::Relaxed);
-            let port = FIRST_PORT + (number / hosts % PORTS) as u16;
-            match self.connect_from(SocketAddr::new(nth(sources.network(), number % hosts), port)).await {
+        for port in first..first + TRIES {
+            let source = SocketAddr::new(address, FIRST_PORT + (port % PORTS) as u16);
+            match self.connect_from(source).await {
                 Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => {
                     taken = error;
                 }

@@ -47,6 +47,10 @@ const LEAST: Duration = Duration::from_micros(10);
 /// Taking one out of the queue that is there no more.
 const GONE_COST: Duration = Duration::from_micros(1);
 
+/// For how long there must have been more to do than a turn has room for, before that is told as a storm: what comes
+/// together waits for a turn or two at any load.
+const BEHIND: Duration = Duration::from_millis(100);
+
 /// How much a new measurement weighs.
 const WEIGHT: u32 = 16;
 
@@ -64,6 +68,8 @@ struct State {
     waiting: FairQueue<Waiting>,
     /// How many wait, as the metrics tell.
     gauge: IntGauge,
+    /// Since when every turn has left some for the next.
+    behind: Option<Instant>,
     /// How many have been shed.
     shed: u64,
     /// Whether turns are given out: everybody waits for one.
@@ -107,6 +113,7 @@ impl State {
         Self {
             settings,
             gauge,
+            behind: None,
             shed: 0,
             waiting: FairQueue::default(),
             pumping: false,
@@ -182,13 +189,17 @@ impl Gate {
 
     /// An established connection has something to do.
     pub fn hears(&self) {
-        self.heard.store(true, Ordering::Relaxed);
+        // A store would take the line from other threads each time, with `work_stealing`.
+        if !self.heard.load(Ordering::Relaxed) {
+            self.heard.store(true, Ordering::Relaxed);
+        }
     }
 
-    /// How many wait for a turn now, and how many have been shed so far.
+    /// How many wait because there are more than there is time for, and how many have been shed so far.
     pub fn pressure(&self) -> (usize, u64) {
         let state = self.state.lock();
-        (state.waiting.len(), state.shed)
+        let behind = state.behind.is_some_and(|since| since.elapsed() > BEHIND);
+        (if behind { state.waiting.len() } else { 0 }, state.shed)
     }
 
     pub fn pass(self: &Arc<Self>) -> Pass {
@@ -286,6 +297,7 @@ impl State {
             average(&mut self.interval, lasted / granted);
         }
         self.gauge.set(self.waiting.len() as i64);
+        self.behind = if self.waiting.is_empty() { None } else { self.behind.or(Some(now)) };
         self.pumping = granted > 0 || !self.waiting.is_empty();
         if !self.pumping {
             self.waiting.clear();

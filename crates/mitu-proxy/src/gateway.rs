@@ -166,7 +166,7 @@ async fn secure(
     // Selection: server name → site, ALPN → protocol, signatures → certificate, keys sent → group; all of
     // it prepared before.
     let begun = Instant::now();
-    let Some(hello) = arrived.view() else { return Err(handshake::refuse_malformed(tcp, &arrived.records).await) };
+    let Some(hello) = arrived.view() else { return Err(handshake::refuse_malformed(tcp, arrived).await) };
     let server_name = hello.server_name.as_deref().map(Arc::<str>::from);
     let selected = listener
         .select(&hello)
@@ -178,7 +178,7 @@ async fn secure(
     };
 
     // Gate: established connections and other sources have their turns before the signature.
-    let kind = if hello.resumes { Kind::Resumed } else { Kind::Full };
+    let (kind, offers_alpn) = (if hello.resumes { Kind::Resumed } else { Kind::Full }, hello.alpn().is_some());
     let asked = server_name.as_deref().map_or(Ok(()), |name| pass.asks_for(name));
     asked.map_err(|refused| reset(&tcp, refused))?;
     pass.turn(kind).await.map_err(|refused| reset(&tcp, refused))?;
@@ -188,9 +188,13 @@ async fn secure(
 
     // Handshake: this side's computing and the client's answers are timed apart.
     let clock = Clock::start(&mut times.crypto, &mut times.client_flight);
-    let stream = handshake::run(tcp, arrived.records, config, clock).await?;
+    let stream = handshake::run(tcp, arrived.into_records(), config, clock).await?;
 
     let tls = stream.tls();
+    // A second ClientHello, after HelloRetryRequest, is rustls' alone to read, and it takes one without ALPN.
+    if offers_alpn && tls.alpn_protocol().is_none() {
+        return Err(HandshakeError::AlpnTakenBack.into());
+    }
     let version = match tls.protocol_version() {
         Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
         _ => "TLSv1.3",

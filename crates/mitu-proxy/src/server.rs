@@ -21,6 +21,7 @@ use crate::config::{AccessLogConfig, ListenerConfig, RuntimeConfig, Secrets};
 use crate::connection::Connection;
 use crate::drain::LINGER;
 use crate::files;
+use crate::gate::Gate;
 use crate::listener::{Listener, ListenerError, LiveListener, Parts};
 use crate::socket;
 use crate::upstream::{self, Upstreams};
@@ -66,6 +67,8 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     telemetry: Arc<Telemetry>,
+    /// The workers', whose number never changes.
+    gates: Vec<Arc<Gate>>,
     /// None once stopped. Only the control side takes this lock.
     state: Mutex<Option<State>>,
 }
@@ -189,10 +192,11 @@ impl Server {
         let workers = Workers::start(config.workers, config.scheduler, &config.handshakes, &telemetry)
             .map_err(ServerError::Start)?;
         bound.iter().try_for_each(Bound::listen)?;
+        let gates = workers.workers.iter().map(|worker| worker.gate.clone()).collect();
         let live = bound.into_iter().map(|bound| bound.serve(&workers)).collect();
         let retired = Vec::new();
         let state = State { workers, live, retired, draining: false, built, access_log: config.access_log };
-        Ok(Self { telemetry, state: Mutex::new(Some(state)) })
+        Ok(Self { telemetry, gates, state: Mutex::new(Some(state)) })
     }
 
     /// Makes `config` live for new connections; those that are open keep what they began with.
@@ -286,13 +290,11 @@ impl Server {
         self.sum(|serving| serving.listener.active())
     }
 
-    /// Handshakes that wait for a turn now, and those that have been shed so far.
+    /// Handshakes that wait because there are more than there is time for, and those that have been shed so far. A reload
+    /// does not hold it up.
     pub fn handshakes(&self) -> (usize, u64) {
-        let state = self.state.lock();
-        let workers = state.iter().flat_map(|state| &state.workers.workers);
-        workers
-            .map(|worker| worker.gate.pressure())
-            .fold((0, 0), |(waiting, shed), one| (waiting + one.0, shed + one.1))
+        let pressures = self.gates.iter().map(|gate| gate.pressure());
+        pressures.fold((0, 0), |(waiting, shed), one| (waiting + one.0, shed + one.1))
     }
 
     /// Closes every connection and joins the workers. Lines in the access log's queue are written.

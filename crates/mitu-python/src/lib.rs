@@ -57,7 +57,7 @@ impl Server {
         py.detach(|| self.0.active())
     }
 
-    /// Handshakes that wait for a turn now, and those that have been shed so far.
+    /// Handshakes that wait because there are more than there is time for, and those that have been shed so far.
     fn handshakes(&self, py: Python<'_>) -> (usize, u64) {
         py.detach(|| self.0.handshakes())
     }

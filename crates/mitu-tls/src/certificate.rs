@@ -15,7 +15,7 @@ use crate::error::{Secrets, TlsConfigError, secret};
 use crate::provider::base_provider;
 
 /// What the keys of certificates can sign with (RFC 8446, section 4.2.3).
-const SCHEMES: [SignatureScheme; 10] = [
+const SCHEMES: [SignatureScheme; 13] = [
     SignatureScheme::ECDSA_NISTP256_SHA256,
     SignatureScheme::ECDSA_NISTP384_SHA384,
     SignatureScheme::ECDSA_NISTP521_SHA512,
@@ -26,6 +26,9 @@ const SCHEMES: [SignatureScheme; 10] = [
     SignatureScheme::RSA_PKCS1_SHA256,
     SignatureScheme::RSA_PKCS1_SHA384,
     SignatureScheme::RSA_PKCS1_SHA512,
+    SignatureScheme::ML_DSA_44,
+    SignatureScheme::ML_DSA_65,
+    SignatureScheme::ML_DSA_87,
 ];
 
 /// A chain with its key, checked to belong together.

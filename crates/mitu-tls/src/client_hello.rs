@@ -6,9 +6,12 @@
 mod message;
 mod view;
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 pub use view::ClientHello;
@@ -22,8 +25,7 @@ const READ: usize = 4 * 1024;
 /// A ClientHello as it came, or what is none.
 #[derive(Debug)]
 pub struct Hello {
-    /// For the connection that answers it.
-    pub records: Vec<u8>,
+    records: Vec<u8>,
     message: Message,
 }
 
@@ -32,6 +34,11 @@ impl Hello {
     pub fn view(&self) -> Option<ClientHello<'_>> {
         ClientHello::parse(self.message.body()?)
     }
+
+    /// For the connection that answers it, or says what is wrong with it.
+    pub fn into_records(self) -> Vec<u8> {
+        self.records
+    }
 }
 
 /// Waits for the whole ClientHello, 64 KiB at most, or for what cannot be one. The caller bounds the time.
@@ -39,19 +46,28 @@ impl Hello {
 /// `unless`: resolves when a client that has not sent a byte of it yet is not waited for any longer.
 pub async fn read(tcp: &mut TcpStream, unless: impl Future<Output = HandshakeError>) -> Result<Hello, HandshakeError> {
     let mut unless = pin!(unless);
-    let mut records = Vec::with_capacity(READ);
-    let mut message = Message::default();
+    let (mut records, mut message) = (Vec::new(), Message::default());
     while message.advance(&records) == Progress::Waits {
-        let begun = !records.is_empty();
-        records.reserve(READ);
-        let read = tokio::select! {
-            biased;
-            read = tcp.read_buf(&mut records) => read?,
-            error = &mut unless, if !begun => return Err(error),
-        };
-        if read == 0 {
+        let read = poll_fn(|context| match poll_read(tcp, context, &mut records) {
+            Poll::Pending if records.is_empty() => unless.as_mut().poll(context).map(Err),
+            read => read,
+        });
+        if read.await? == 0 {
             return Err(HandshakeError::Closed);
         }
     }
     Ok(Hello { records, message })
+}
+
+/// Reads once, and keeps no more room than what has come takes: in a storm, many wait with it.
+fn poll_read(
+    tcp: &mut TcpStream,
+    context: &mut Context<'_>,
+    records: &mut Vec<u8>,
+) -> Poll<Result<usize, HandshakeError>> {
+    let mut room = [const { MaybeUninit::uninit() }; READ];
+    let mut read = ReadBuf::uninit(&mut room);
+    ready!(Pin::new(tcp).poll_read(context, &mut read))?;
+    records.extend_from_slice(read.filled());
+    Poll::Ready(Ok(read.filled().len()))
 }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 pub use reason::Reason;
 
+use crate::client_hello::Hello;
 use crate::session::Session;
 use crate::stream::{FlightStream, SecureStream};
 
@@ -37,6 +38,8 @@ pub enum HandshakeError {
     RateLimited,
     #[error("malformed PROXY header: {0}")]
     ProxyProtocol(&'static str),
+    #[error("its second ClientHello takes back the ALPN of its first")]
+    AlpnTakenBack,
     #[error("refused: {0:?}")]
     Refused(AlertDescription),
     #[error(transparent)]
@@ -70,8 +73,10 @@ impl HandshakeError {
             Self::Shed => Reason::Shed,
             Self::RateLimited => Reason::RateLimited,
             Self::ProxyProtocol(_) => Reason::ProxyProtocol,
+            Self::AlpnTakenBack => Reason::PeerMisbehaved,
             Self::Refused(AlertDescription::NoApplicationProtocol) => Reason::NoApplicationProtocol,
             Self::Refused(AlertDescription::UnrecognisedName) => Reason::UnrecognizedName,
+            Self::Refused(AlertDescription::DecodeError) => Reason::NotTls,
             Self::Refused(_) => Reason::Refused,
             Self::Tls(Tls::NoApplicationProtocol) => Reason::NoApplicationProtocol,
             Self::Tls(Tls::AlertReceived(_)) => Reason::AlertReceived,
@@ -180,8 +185,10 @@ pub async fn refuse(mut tcp: TcpStream, alert: AlertDescription) -> Failed {
 }
 
 /// Answers what is no ClientHello as rustls does, which tells what is wrong with it.
-pub async fn refuse_malformed(mut tcp: TcpStream, records: &[u8]) -> Failed {
-    let Some((error, alert)) = complaint(records) else { return refuse(tcp, AlertDescription::DecodeError).await };
+pub async fn refuse_malformed(mut tcp: TcpStream, hello: Hello) -> Failed {
+    let Some((error, alert)) = complaint(&hello.into_records()) else {
+        return refuse(tcp, AlertDescription::DecodeError).await;
+    };
     let told = tcp.write_all(&alert).await.is_ok();
     Failed { error: HandshakeError::Tls(error), told: told.then_some(tcp) }
 }

@@ -68,7 +68,7 @@ async fn serve(selector: Selector) -> (std::net::SocketAddr, Outcomes) {
 
 async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Failed> {
     let arrived = client_hello::read(&mut tcp, pending()).await?;
-    let Some(hello) = arrived.view() else { return Err(handshake::refuse_malformed(tcp, &arrived.records).await) };
+    let Some(hello) = arrived.view() else { return Err(handshake::refuse_malformed(tcp, arrived).await) };
     let resumes = hello.resumes;
     let (prepared, config, retries) = match selector.select(&hello) {
         Ok(selection) => (selection.index, selection.config.clone(), selection.retries),
@@ -76,7 +76,7 @@ async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Faile
     };
     let (mut crypto, mut client_flight) = Default::default();
     let clock = Clock::start(&mut crypto, &mut client_flight);
-    let mut stream = handshake::run(tcp, arrived.records, config, clock).await?;
+    let mut stream = handshake::run(tcp, arrived.into_records(), config, clock).await?;
     assert!(!crypto.is_zero() && !client_flight.is_zero());
     let tls = stream.tls();
     let prepared = &selector.prepared()[prepared];
