@@ -21,7 +21,7 @@ NOT_CHECKED = "NOT CHECKED for advisories: the database cannot be reached from h
 
 def rust() -> int:
     """cargo-deny: bans, licences and sources always, advisories where their database can be had."""
-    deny = ["cargo", "deny", "--log-level", "error", "check"]
+    deny = ["cargo", "deny", "--log-level", "error", "--config", str(CONFIG), "check"]
     if code := subprocess.run([*deny, "bans", "licenses", "sources"]).returncode:
         return code
     if subprocess.run(["cargo", "deny", "fetch", "db"], capture_output=True).returncode:
@@ -31,7 +31,7 @@ def rust() -> int:
         return code
     # The patched h2 comes from a path: advisories are for the release that it is made of.
     with vendor.project(f"={vendor.VERSION}") as released:
-        return subprocess.run([*deny, "--config", CONFIG, "advisories"], cwd=released).returncode
+        return subprocess.run([*deny, "advisories"], cwd=released).returncode
 
 
 def python() -> int:
