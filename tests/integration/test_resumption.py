@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+import ssl
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 import pytest
 
 from support.certificates import Authority, Pair
+from support.client import Address, context
 from support.gateway import Gateway, configuration, health, listener, on, to_app, upstream
 from support.net import eventually
 from support.openssl import WHOAMI, Resuming, decode_session, encode_session, s_client, told
@@ -121,6 +126,55 @@ def test_no_session_leads_past_client_authentication(
     assert "Reused, TLS" not in text
     assert "HTTP/1.1 200" not in text
     assert "alert" in text
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_a_resumption_that_is_replayed_gets_nowhere(
+    gateway: Gateway, authority: Authority, version: ssl.TLSVersion
+) -> None:
+    """All that a client sent which resumed, sent again: the keys are made of the server's random as well."""
+    tls = context(authority.certificate)
+    tls.minimum_version = tls.maximum_version = version
+    first, _ = recorded(gateway.address(), tls)
+    again, sent = recorded(gateway.address(), tls, first.session)
+    assert again.session_reused
+    served = gateway.metric("mitu_http_requests_total")
+    failed = gateway.metric("mitu_tls_handshake_failures_total", reason="decrypt_error")
+    with socket.create_connection(gateway.address(), timeout=10) as tcp:
+        tcp.sendall(sent)
+        while tcp.recv(65_536):
+            pass
+    eventually(lambda: gateway.metric("mitu_tls_handshake_failures_total", reason="decrypt_error") == failed + 1)
+    assert gateway.metric("mitu_http_requests_total") == served
+
+
+def recorded(
+    address: Address, tls: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> tuple[ssl.SSLObject, bytes]:
+    """A client that has had its answer, and all that it sent for it."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = tls.wrap_bio(incoming, outgoing, server_hostname="localhost", session=session)
+    sent = bytearray()
+    with socket.create_connection(address, timeout=10) as tcp:
+
+        def until_done(call: Callable[[], object]) -> None:
+            while True:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    call()
+                    return
+                flush()
+                incoming.write(tcp.recv(65_536))
+
+        def flush() -> None:
+            flight = outgoing.read()
+            tcp.sendall(flight)
+            sent.extend(flight)
+
+        until_done(client.do_handshake)
+        client.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        flush()
+        until_done(lambda: client.read(65_536))
+    return client, bytes(sent)
 
 
 def test_resumes_after_a_reload(
