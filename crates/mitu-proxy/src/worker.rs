@@ -2,12 +2,10 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use mitu_telemetry::Telemetry;
-use mitu_tls::provider::seed_thread;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -70,16 +68,9 @@ impl Workers {
         let runtimes = match scheduler {
             Scheduler::PerCore => Runtimes::PerCore((0..count).map(Core::start).collect::<io::Result<_>>()?),
             Scheduler::WorkStealing => {
-                // The first threads are the workers; those for lookups, which come later, make no handshakes.
-                let started = AtomicUsize::new(0);
                 let runtime = Builder::new_multi_thread()
                     .worker_threads(count)
                     .thread_name("mitu-worker")
-                    .on_thread_start(move || {
-                        if started.fetch_add(1, Ordering::Relaxed) < count {
-                            seed_thread();
-                        }
-                    })
                     .enable_all()
                     .build()?;
                 Runtimes::WorkStealing { handle: runtime.handle().clone(), runtime: Some(runtime) }
@@ -110,7 +101,6 @@ impl Core {
         let handle = runtime.handle().clone();
         let (stop, mut stopped) = oneshot::channel::<()>();
         let thread = thread::Builder::new().name(format!("mitu-worker-{index}")).spawn(move || {
-            seed_thread();
             runtime.block_on(async { while timeout(TICK, &mut stopped).await.is_err() {} });
             // The runtime ends here, and with it every connection it has.
             runtime.shutdown_timeout(LAST_LOOKUPS);

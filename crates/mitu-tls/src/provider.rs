@@ -39,10 +39,3 @@ pub fn base_provider(provider: Provider) -> Result<CryptoProvider, TlsConfigErro
         missing => Err(TlsConfigError::MissingProvider(missing)),
     }
 }
-
-/// Has AWS-LC gather what this thread's random numbers are made of, which it otherwise does for the thread's first
-/// handshake, and takes tens of milliseconds for.
-pub fn seed_thread() {
-    // Who is first to need one is told when there are none.
-    let _ = ::aws_lc_rs::rand::fill(&mut [0; 32]);
-}
