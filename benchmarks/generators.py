@@ -11,25 +11,28 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from benchmarks.harness import load
 from benchmarks.harness.bench import CLIENT_CORE, Bench, Benchmark, Defaults
-from benchmarks.harness.load import LoadError, Requests, TimedRequests
+from benchmarks.harness.load import Requests, TimedRequests
 from benchmarks.harness.results import SUBJECT, Goal, Sheet
 from benchmarks.harness.server import Server
 from benchmarks.peers import Settings
 
 CONNECTIONS = 16
 AT_ONCE = 2000
-COLUMNS = {
-    "client_us": "client CPU µs",
-    "server_us": "server CPU µs",
-    "per_second": "per second",
-    "p50_ms": "P50 ms",
-    "p99_ms": "P99 ms",
-}
-Generators = Mapping[str, Callable[[], Requests]]
+COLUMNS = {"client_us": "client CPU µs", "server_us": "server CPU µs", "per_second": "per second"}
+LATENCIES = {"p50_ms": "P50 ms", "p99_ms": "P99 ms"}
+
+
+@dataclass(frozen=True)
+class Generator:
+    """One load generator. `load`: puts its load on the server, to its end."""
+
+    name: str
+    load: Callable[[], Requests]
 
 
 def run(bench: Bench) -> None:
@@ -52,32 +55,33 @@ def _connections(bench: Bench, server: Server) -> None:
     url = f"https://{server.address()}/health"
     title = f"new connections with a full handshake and one GET over HTTP/1.1, {CONNECTIONS} at once"
     goals = [Goal("client_us", 1, "wrk"), Goal("client_us", 1, "h2load")]
-    generators: Generators = {
-        SUBJECT: lambda: _bench(bench, "handshake", url, "http/1.1"),
-        "wrk": lambda: _wrk(bench, url, close=True),
-        "h2load": lambda: load.h2load_once(url, connections=AT_ONCE, core=CLIENT_CORE),
-    }
+    generators = [
+        Generator(SUBJECT, lambda: _bench(bench, "handshake", url, "http/1.1")),
+        Generator("wrk", lambda: _wrk(bench, url, close=True)),
+        Generator("h2load", lambda: load.h2load_once(url, connections=AT_ONCE, core=CLIENT_CORE)),
+    ]
     _compare(bench, server, Sheet("connections", title, "client_us", COLUMNS, goals=goals), generators)
 
 
 def _requests_h1(bench: Bench, server: Server) -> None:
     url = f"https://{server.address()}/health"
     title = f"requests over HTTP/1.1 on {CONNECTIONS} connections, one at a time on each"
-    generators: Generators = {
-        SUBJECT: lambda: _bench(bench, "requests", url, "http/1.1"),
-        "wrk": lambda: _wrk(bench, url, close=False),
-    }
-    _compare(bench, server, Sheet("requests-h1", title, "client_us", COLUMNS), generators)
+    generators = [
+        Generator(SUBJECT, lambda: _bench(bench, "requests", url, "http/1.1")),
+        Generator("wrk", lambda: _wrk(bench, url, close=False)),
+    ]
+    _compare(bench, server, Sheet("requests-h1", title, "client_us", COLUMNS | LATENCIES), generators)
 
 
 def _requests_h2(bench: Bench, server: Server) -> None:
     url, seconds = f"https://{server.address()}/health", bench.options.seconds
     title = f"requests over HTTP/2 on {CONNECTIONS} connections, one at a time on each"
-    generators: Generators = {
-        SUBJECT: lambda: _bench(bench, "requests", url, "h2"),
-        "h2load": lambda: load.h2load(url, connections=CONNECTIONS, streams=1, seconds=seconds, core=CLIENT_CORE),
-    }
-    _compare(bench, server, Sheet("requests-h2", title, "client_us", COLUMNS), generators)
+
+    def h2load() -> Requests:
+        return load.h2load(url, connections=CONNECTIONS, streams=1, seconds=seconds, core=CLIENT_CORE)
+
+    generators = [Generator(SUBJECT, lambda: _bench(bench, "requests", url, "h2")), Generator("h2load", h2load)]
+    _compare(bench, server, Sheet("requests-h2", title, "client_us", COLUMNS | LATENCIES), generators)
 
 
 def _bench(bench: Bench, command: str, url: str, alpn: str) -> Requests:
@@ -90,29 +94,23 @@ def _wrk(bench: Bench, url: str, *, close: bool) -> Requests:
     return load.wrk(url, threads=1, connections=CONNECTIONS, seconds=seconds, core=CLIENT_CORE, close=close)
 
 
-def _compare(bench: Bench, server: Server, sheet: Sheet, generators: Generators) -> None:
+def _compare(bench: Bench, server: Server, sheet: Sheet, generators: Sequence[Generator]) -> None:
     bench.result.sheets.append(sheet)
-    left = list(generators)
-    for number in range(bench.options.rounds):
-        shift = number % max(1, len(left))
-        for name in [*left[shift:], *left[:shift]]:
-            before = _children()
-            try:
-                done, server_ns = bench.cost(server, generators[name])
-            except LoadError as error:
-                bench.result.note(f"{name} was left out after round {number}: {error}")
-                left.remove(name)
-                continue
-            spent = _children() - before
-            figures = {
-                "client_us": spent * 1e6 / done.completed,
-                "server_us": server_ns / done.completed / 1e3,
-                "per_second": done.per_second,
-            }
-            if isinstance(done, TimedRequests) and sheet.name != "connections":
-                figures |= {"p50_ms": done.p50, "p99_ms": done.p99}
-            sheet.add(name, **figures)
-            bench.log(f"{sheet.name}: {name} {figures['client_us']:.1f} µs of the client")
+
+    def measure(generator: Generator) -> None:
+        before = _children()
+        done, server_ns = bench.cost(server, generator.load)
+        figures = {
+            "client_us": (_children() - before) * 1e6 / done.completed,
+            "server_us": server_ns / done.completed / 1e3,
+            "per_second": done.per_second,
+        }
+        if isinstance(done, TimedRequests):
+            figures |= {"p50_ms": done.p50, "p99_ms": done.p99}
+        sheet.add(generator.name, **{column: figures[column] for column in figures.keys() & sheet.columns})
+        bench.log(f"{sheet.name}: {generator.name} {figures['client_us']:.1f} µs of the client")
+
+    bench.alternate(generators, measure)
 
 
 def _children() -> float:

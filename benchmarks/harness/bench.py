@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from benchmarks.harness import certificates, process
 from benchmarks.harness.load import LoadError
@@ -20,6 +20,16 @@ from benchmarks.harness.server import Server, ServerError
 from benchmarks.peers import DEFAULT, PEERS, Peer, Settings
 
 T = TypeVar("T")
+
+
+class Named(Protocol):
+    """What is compared: a server, or a load generator."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Subject = TypeVar("Subject", bound=Named)
 
 #: The core that the servers get, and the one that everything else gets.
 SERVER_CORE, CLIENT_CORE = "0", "1"
@@ -98,21 +108,21 @@ class Bench:
             yield started
 
     def alternate(
-        self, servers: Sequence[Server], measure: Callable[[Server], None], *, rounds: int | None = None
+        self, subjects: Sequence[Subject], measure: Callable[[Subject], None], *, rounds: int | None = None
     ) -> None:
-        """Measure each server once a round, in turn, each round beginning with the next of them.
+        """Measure each of those that are compared once a round, in turn, each round beginning with the next of them.
 
-        A server that fails is noted and left out of the rest.
+        One that fails is noted and left out of the rest.
         """
-        left = list(servers)
+        left = list(subjects)
         for number in range(rounds or self.options.rounds):
             shift = number % max(1, len(left))
-            for server in [*left[shift:], *left[:shift]]:
+            for subject in [*left[shift:], *left[:shift]]:
                 try:
-                    measure(server)
+                    measure(subject)
                 except (LoadError, ServerError, RuntimeError) as error:
-                    self.result.note(f"{server.name} was left out after round {number}: {error}")
-                    left.remove(server)
+                    self.result.note(f"{subject.name} was left out after round {number}: {error}")
+                    left.remove(subject)
 
     def cost(self, server: Server, work: Callable[[], T]) -> tuple[T, float]:
         """Do `work`, and say how many nanoseconds of CPU the server spent on it."""

@@ -128,20 +128,22 @@ def wrk(
 
 def h2load(url: str, *, connections: int, streams: int, seconds: float, core: str | None) -> Requests:
     """`h2load -D N -c N -m N -t1 URL`: every response must be a 200."""
-    arguments = ["-D", str(max(1, round(seconds))), "-c", str(connections), "-m", str(streams), "-t1", url]
-    output = _run([_found("h2load", "nghttp2-client"), *arguments], core, seconds + 30)
-    succeeded, failed, errored = (int(_match(rf"(\d+) {word}", output)) for word in ("succeeded", "failed", "errored"))
-    if "Application protocol: h2" not in output or not succeeded or failed or errored:
-        raise LoadError(f"{url}: {output}")
-    return Requests(succeeded, float(_match(r"([\d.]+) req/s", output)))
+    arguments = ["-D", str(max(1, round(seconds))), "-c", str(connections), "-m", str(streams)]
+    return _h2load(url, arguments, "h2", core, seconds)
 
 
 def h2load_once(url: str, *, connections: int, core: str | None) -> Requests:
-    """`h2load --h1 -n N -c N URL`: so many connections at once, with one request each."""
-    arguments = ["--h1", "-n", str(connections), "-c", str(connections), "-t1", url]
-    output = _run([_found("h2load", "nghttp2-client"), *arguments], core, 60)
-    succeeded = int(_match(r"(\d+) succeeded", output))
-    if succeeded != connections:
+    """`h2load --h1 -n N -c N -t1 URL`: so many connections at once, with one request each; all must succeed."""
+    done = _h2load(url, ["--h1", "-n", str(connections), "-c", str(connections)], "http/1.1", core, 30)
+    if done.completed != connections:
+        raise LoadError(f"{url}: {done.completed} of {connections} requests of h2load succeeded")
+    return done
+
+
+def _h2load(url: str, arguments: Sequence[str], protocol: str, core: str | None, seconds: float) -> Requests:
+    output = _run([_found("h2load", "nghttp2-client"), *arguments, "-t1", url], core, seconds + 30)
+    succeeded, failed, errored = (int(_match(rf"(\d+) {word}", output)) for word in ("succeeded", "failed", "errored"))
+    if f"Application protocol: {protocol}" not in output or not succeeded or failed or errored:
         raise LoadError(f"{url}: {output}")
     return Requests(succeeded, float(_match(r"([\d.]+) req/s", output)))
 

@@ -178,7 +178,8 @@ async fn secure(
     };
 
     // Gate: established connections and other sources have their turns before the signature.
-    let (kind, offers_alpn) = (if hello.resumes { Kind::Resumed } else { Kind::Full }, hello.alpn().is_some());
+    let offers_alpn = hello.alpn().is_some();
+    let kind = if hello.resumes { Kind::Resumed } else { Kind::Full };
     let asked = server_name.as_deref().map_or(Ok(()), |name| pass.asks_for(name));
     asked.map_err(|refused| reset(&tcp, refused))?;
     pass.turn(kind).await.map_err(|refused| reset(&tcp, refused))?;

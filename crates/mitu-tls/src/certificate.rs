@@ -14,23 +14,6 @@ use crate::config::{CertificateConfig, Provider};
 use crate::error::{Secrets, TlsConfigError, secret};
 use crate::provider::base_provider;
 
-/// What the keys of certificates can sign with (RFC 8446, section 4.2.3).
-const SCHEMES: [SignatureScheme; 13] = [
-    SignatureScheme::ECDSA_NISTP256_SHA256,
-    SignatureScheme::ECDSA_NISTP384_SHA384,
-    SignatureScheme::ECDSA_NISTP521_SHA512,
-    SignatureScheme::ED25519,
-    SignatureScheme::RSA_PSS_SHA256,
-    SignatureScheme::RSA_PSS_SHA384,
-    SignatureScheme::RSA_PSS_SHA512,
-    SignatureScheme::RSA_PKCS1_SHA256,
-    SignatureScheme::RSA_PKCS1_SHA384,
-    SignatureScheme::RSA_PKCS1_SHA512,
-    SignatureScheme::ML_DSA_44,
-    SignatureScheme::ML_DSA_65,
-    SignatureScheme::ML_DSA_87,
-];
-
 /// A chain with its key, checked to belong together.
 #[derive(Debug)]
 pub struct Certificate {
@@ -85,7 +68,8 @@ impl Certificate {
         })?;
         let key = CertifiedKey::from_der(chain, key, provider)
             .map_err(|source| TlsConfigError::Certificate { id: config.id.clone(), source })?;
-        let schemes = SCHEMES.into_iter().filter(|&scheme| signs(&key, scheme)).collect();
+        let known = provider.signature_verification_algorithms.supported_schemes().into_iter();
+        let schemes = known.filter(|&scheme| signs(&key, scheme)).collect();
         Ok(Self { id: config.id.clone(), key_type: KeyType::of(&key), schemes, key: Arc::new(key) })
     }
 

@@ -176,21 +176,25 @@ pub async fn run(
 }
 
 /// Answers a ClientHello that cannot be served: a fatal alert in the clear (RFC 8446 §6), as no keys exist.
-pub async fn refuse(mut tcp: TcpStream, alert: AlertDescription) -> Failed {
+pub async fn refuse(tcp: TcpStream, alert: AlertDescription) -> Failed {
     const ALERT: u8 = 21;
     const FATAL: u8 = 2;
     let record = [ALERT, 3, 3, 0, 2, FATAL, u8::from(alert)];
-    let told = tcp.write_all(&record).await.is_ok();
-    Failed { error: HandshakeError::Refused(alert), told: told.then_some(tcp) }
+    tell(tcp, &record, HandshakeError::Refused(alert)).await
 }
 
 /// Answers what is no ClientHello as rustls does, which tells what is wrong with it.
-pub async fn refuse_malformed(mut tcp: TcpStream, hello: Hello) -> Failed {
-    let Some((error, alert)) = complaint(&hello.into_records()) else {
-        return refuse(tcp, AlertDescription::DecodeError).await;
-    };
-    let told = tcp.write_all(&alert).await.is_ok();
-    Failed { error: HandshakeError::Tls(error), told: told.then_some(tcp) }
+pub async fn refuse_malformed(tcp: TcpStream, hello: Hello) -> Failed {
+    match complaint(&hello.into_records()) {
+        Some((error, alert)) => tell(tcp, &alert, HandshakeError::Tls(error)).await,
+        None => refuse(tcp, AlertDescription::DecodeError).await,
+    }
+}
+
+/// Sends an alert, whose record this is.
+async fn tell(mut tcp: TcpStream, alert: &[u8], error: HandshakeError) -> Failed {
+    let told = tcp.write_all(alert).await.is_ok();
+    Failed { error, told: told.then_some(tcp) }
 }
 
 /// rustls' error, and the record with its alert. None: it does not know of any, or not yet.
