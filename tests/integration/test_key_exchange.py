@@ -11,6 +11,7 @@ from support.certificates import Authority, Pair
 from support.gateway import Gateway, configuration, health, listener
 from support.openssl import s_client
 from support.process import output
+from support.tls13 import Tls13
 
 from .conftest import Start
 
@@ -65,3 +66,14 @@ def test_a_key_that_is_there_is_better_than_a_round_trip(
 def test_tls_12_takes_the_cheapest(gateway: Gateway, authority: Authority) -> None:
     flags = ("-tls1_2", "-groups", "P-384:P-256:X25519", "-verify_return_error")
     assert "Server Temp Key: X25519" in s_client(gateway.address("prefer"), authority.certificate, *flags).stdout
+
+
+@pytest.mark.parametrize(("again", "served"), [(["http/1.1"], True), ([], False)], ids=["kept", "taken back"])
+def test_who_is_asked_again_offers_the_same(gateway: Gateway, again: list[str], served: bool) -> None:
+    """The protocol is chosen by the first ClientHello. rustls, which reads the second, takes one without ALPN."""
+    failures = {"listener": "default", "reason": "peer_misbehaved"}
+    before = gateway.metric("mitu_tls_handshake_failures_total", **failures)
+    with Tls13(gateway.address("default"), ["http/1.1"], again=again) as client:
+        client.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (b"200 OK" in client.read()) == served
+    assert gateway.metric("mitu_tls_handshake_failures_total", **failures) == before + (not served)
