@@ -11,6 +11,7 @@ from support.client import Http1, connect, context, until_alert
 from support.gateway import Gateway, configuration, health, listener, on, to_app, upstream
 from support.openssl import negotiate, s_client
 from support.servers import Loop, Server, echo
+from support.tls13 import Tls13
 
 from .conftest import Start
 
@@ -209,3 +210,11 @@ def test_p384(gateway: Gateway, authority: Authority) -> None:
 
 def der(pair: Pair) -> bytes:
     return ssl.PEM_cert_to_DER_cert(pair.certificate.read_text())
+
+
+@pytest.mark.parametrize("again", [None, ["http/1.1"]], ids=["at once", "asked again"])
+@pytest.mark.parametrize("piece", [1, 4, 50])
+def test_a_client_hello_in_many_records(gateway: Gateway, piece: int, again: list[str] | None) -> None:
+    with Tls13(gateway.address(), ["http/1.1"], again=again, piece=piece) as client:
+        client.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in client.read()

@@ -64,14 +64,19 @@ class _Keys:
 
 
 class Tls13:
-    """A connection. `alpn`: what its first ClientHello offers; `again`: its second, where the first sends no key."""
+    """A connection. `alpn`: what its first ClientHello offers; `again`: its second, where the first sends no key.
 
-    def __init__(self, address: Address, alpn: Sequence[str], *, again: Sequence[str] | None = None) -> None:
+    `piece`: the most bytes of a ClientHello in one record, each of which is sent by itself.
+    """
+
+    def __init__(
+        self, address: Address, alpn: Sequence[str], *, again: Sequence[str] | None = None, piece: int = 16_384
+    ) -> None:
         self._tcp = socket.create_connection(address, timeout=10)
         self._stream = self._tcp.makefile("rb")
         self._key = X25519PrivateKey.generate()
         self._random, self._session = os.urandom(32), os.urandom(32)
-        self._transcript = b""
+        self._transcript, self._piece = b"", piece
         self._reading: _Keys | None = None
         self._pending = b""
         try:
@@ -141,7 +146,9 @@ class Tls13:
         body += vector(b"".join(struct.pack("!H", kind) + vector(data) for kind, data in extensions.items()))
         message = _message(CLIENT_HELLO, body)
         self._transcript += message
-        self._tcp.sendall(struct.pack("!BH", HANDSHAKE, 0x0301) + vector(message))
+        for start in range(0, len(message), self._piece):
+            part = message[start : start + self._piece]
+            self._tcp.sendall(struct.pack("!BH", HANDSHAKE, 0x0301) + vector(part))
 
     def _hash(self) -> bytes:
         return hashlib.sha256(self._transcript).digest()
