@@ -82,7 +82,7 @@ class Node:
         connection.close()
 
     def _write(self) -> None:
-        limits = {"http2_concurrent_streams": 100 + self.reloads}
+        limits = {"concurrent_streams": 100 + self.reloads}
         route = {"match": {"path": "/health"}, "respond": {"body": "ok"}}
         listener = {"name": "edge", "bind": f"127.0.0.1:{self.port}", "protocols": ["http/1.1"]}
         listeners = [{**listener, "tls": self.settings["tls"], "limits": limits, "routes": [route]}]

@@ -57,7 +57,7 @@ def running(gateway: Start, edge: Pair, loop: Loop, asked: list[str]) -> Iterato
             asked.append(head[0])
 
     with Server(loop, silent) as app:
-        limits = {"http2_concurrent_streams": STREAMS}
+        limits = {"concurrent_streams": STREAMS}
         routes = [health(), to_app()]
         yield gateway(configuration([listener(edge, routes=routes, limits=limits)], upstream("app", app.endpoint)))
 

@@ -101,6 +101,8 @@ pub struct ListenerConfig {
     pub protocols: Vec<ProtocolConfig>,
     /// Index into `protocols` for a client without the ALPN extension; none: refused.
     pub no_alpn: Option<usize>,
+    /// What h1 and h2 responses say of h3; none: nothing.
+    pub alt_svc: Option<AltSvcConfig>,
     pub sites: Vec<SiteConfig>,
     /// Index into `sites` for an unknown or missing server name; none: refused.
     pub default_site: Option<usize>,
@@ -122,10 +124,21 @@ pub struct ProtocolConfig {
 pub enum HandlerConfig {
     Http1,
     Http2,
+    /// In QUIC, on the UDP port of the same number.
+    Http3,
     /// The decrypted bytes are relayed to an upstream; `mqtt` and private protocols.
     Relay {
         upstream: String,
     },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AltSvcConfig {
+    /// The UDP port that clients reach; none: the listener's.
+    pub port: Option<u16>,
+    /// For how long clients may remember it.
+    pub max_age_s: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -137,7 +150,8 @@ pub struct Limits {
     pub request_headers: usize,
     /// None: unlimited.
     pub request_body_bytes: Option<u64>,
-    pub http2_concurrent_streams: u32,
+    /// Requests at once on one h2 or h3 connection.
+    pub concurrent_streams: u32,
     /// Bytes that one stream or relay direction may hold while its receiver is slow.
     pub buffer_bytes: usize,
 }

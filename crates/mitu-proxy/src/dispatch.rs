@@ -6,20 +6,31 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use mitu_telemetry::http::Reason;
 use mitu_tls::stream::SecureStream;
 
 use crate::connection::Connection;
 use crate::protocol::http::DownstreamError;
 use crate::protocol::{Protocol, http, relay};
 
+/// What a connection's handler gets.
+pub enum Stream {
+    Tcp(SecureStream),
+    /// Its streams.
+    Quic(quinn::Connection),
+}
+
 /// Runs the handler of the protocol with this index, to the connection's end, and writes the connection's log line.
-pub async fn run(stream: SecureStream, protocol: usize, connection: Arc<Connection>) {
+pub async fn run(stream: Stream, protocol: usize, connection: Arc<Connection>) {
     let mut bytes = None;
-    let end = match &connection.listener.protocols[protocol].protocol {
+    let end = match (&connection.listener.protocols[protocol].protocol, stream) {
         // Boxed, so that a connection takes the room that its protocol needs, and not that of the largest.
-        Protocol::H1 => Box::pin(http::serve_h1(stream, connection.clone())).await,
-        Protocol::H2 => Box::pin(http::serve_h2(stream, connection.clone())).await,
-        Protocol::Relay { upstream, metrics } => {
+        (Protocol::H1, Stream::Tcp(stream)) => Box::pin(http::serve_h1(stream, connection.clone())).await,
+        (Protocol::H2, Stream::Tcp(stream)) => Box::pin(http::serve_h2(stream, connection.clone())).await,
+        (Protocol::H3, Stream::Quic(quic)) => Box::pin(http::serve_h3(quic, connection.clone())).await,
+        // Each transport has a selector of its own, which chooses among what it can carry.
+        (Protocol::H3, Stream::Tcp(_)) | (_, Stream::Quic(_)) => Err(DownstreamError::Refused(Reason::Internal)),
+        (Protocol::Relay { upstream, metrics }, Stream::Tcp(stream)) => {
             let outcome = Box::pin(relay::serve(stream, &connection, upstream, metrics)).await;
             bytes = Some((outcome.sent, outcome.received));
             outcome.error.map_or(Ok(()), |error| Err(error.into()))
@@ -41,7 +52,7 @@ pub async fn run(stream: SecureStream, protocol: usize, connection: Arc<Connecti
 /// a text of its own; else the error's text.
 fn told(error: &DownstreamError) -> Cow<'static, str> {
     let io = match error {
-        DownstreamError::Refused(_) => None,
+        DownstreamError::Refused(_) | DownstreamError::H3(_) | DownstreamError::Quic(_) => None,
         DownstreamError::Io(error) => Some(error),
         DownstreamError::H2(error) => error.source().and_then(|source| source.downcast_ref::<io::Error>()),
     };

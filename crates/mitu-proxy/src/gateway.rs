@@ -11,21 +11,23 @@ use mitu_telemetry::tls::StageTimes;
 use mitu_tls::client_hello;
 use mitu_tls::handshake::{self, Clock, Failed, HandshakeError};
 use mitu_tls::identity::ClientIdentity;
-use mitu_tls::stream::SecureStream;
+use mitu_tls::quic::{Handshake, Negotiated};
+use quinn::{ConnectionError, Incoming, ServerConfig};
 use rustls::{CertificateError, HandshakeKind, ProtocolVersion};
 use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::connection::Connection;
-use crate::dispatch;
+use crate::dispatch::{self, Stream};
 use crate::drain::Drain;
 use crate::gate::{Gate, Kind, Pass, Refused};
 use crate::listener::{Listener, Slot};
 use crate::proxy_protocol;
+use crate::quic::UnderWay;
 use crate::worker::Worker;
 
-/// What the accept loop hands over.
+/// What the accept loop hands over for a connection on TCP.
 pub struct Intake {
     pub tcp: TcpStream,
     pub peer: SocketAddr,
@@ -39,7 +41,24 @@ pub struct Intake {
     pub accepted_at: Instant,
 }
 
-/// A connection, from accept to its end.
+/// What the endpoint hands over for a connection in QUIC.
+pub struct QuicIntake {
+    pub incoming: Incoming,
+    pub config: Arc<ServerConfig>,
+    pub handshake: Arc<Handshake>,
+    /// The listener's.
+    pub address: SocketAddr,
+    pub listener: Arc<Listener>,
+    /// Held until the connection ends.
+    pub slot: Slot,
+    /// Held until the handshake ends.
+    pub under_way: UnderWay,
+    pub drain: Drain,
+    pub worker: Arc<Worker>,
+    pub accepted_at: Instant,
+}
+
+/// A connection on TCP, from accept to its end.
 pub async fn connection(intake: Intake) {
     let Intake { tcp, mut peer, address, listener, slot: _slot, mut drain, worker, accepted_at } = intake;
     let mut times = StageTimes { accept_wait: accepted_at.elapsed(), ..StageTimes::default() };
@@ -65,9 +84,56 @@ pub async fn connection(intake: Intake) {
     };
     listener.handshake_metrics(secured.prepared, secured.version, secured.resumed).observe(&times);
 
-    // From here on the connection has a name in `/connections`, and its handler the decrypted stream.
+    let (stream, protocol, connection) = open(secured, peer, times, accepted_at, listener, drain, &worker);
+    let _listed = worker.connections.insert(connection.clone());
+    established(dispatch::run(stream, protocol, connection), &worker.gate).await;
+}
+
+/// A connection in QUIC, likewise. What a ClientHello decides is decided in [`mitu_tls::quic`], within QUIC's own steps.
+pub async fn quic_connection(intake: QuicIntake) {
+    let QuicIntake { incoming, config, handshake, address, listener, slot: _slot, under_way, .. } = intake;
+    let (drain, worker, accepted_at) = (intake.drain, intake.worker, intake.accepted_at);
+    let mut times = StageTimes { accept_wait: accepted_at.elapsed(), ..StageTimes::default() };
+    let peer = canonical(incoming.remote_address());
+
+    let limit = Duration::from_millis(listener.timeouts.handshake_ms);
+    let secured = Box::pin(async {
+        let pass = worker.gate.pass();
+        let secure = secure_quic(incoming, config, peer, address, &listener, &pass);
+        let secured = timeout(limit, pass.run(secure)).await;
+        times.gate = pass.waited();
+        secured
+    })
+    .await;
+    drop(under_way);
+    let outcome = handshake.outcome();
+    times.total = accepted_at.elapsed();
+    (times.select, times.crypto) = (outcome.select, outcome.crypto);
+    times.client_flight = times.total.saturating_sub(times.accept_wait + times.gate + times.select + times.crypto);
+    let secured = match secured.unwrap_or(Err(HandshakeError::Timeout)) {
+        Ok(secured) => secured,
+        Err(error) => return report_failure(&outcome.error.unwrap_or(error), peer, &listener, times, &worker),
+    };
+    if let Some(metrics) = listener.quic_handshake_metrics(secured.prepared, secured.resumed) {
+        metrics.observe(&times);
+    }
+    let (stream, protocol, connection) = open(secured, peer, times, accepted_at, listener, drain, &worker);
+    let _listed = worker.connections.insert(connection.clone());
+    established(dispatch::run(stream, protocol, connection), &worker.gate).await;
+}
+
+/// From here on the connection has a name in `/connections`, and its handler what was decrypted.
+fn open(
+    secured: Secured,
+    peer: SocketAddr,
+    stages: StageTimes,
+    started: Instant,
+    listener: Arc<Listener>,
+    drain: Drain,
+    worker: &Worker,
+) -> (Stream, usize, Arc<Connection>) {
     let Secured { stream, protocol, local, version, cipher, resumed, server_name, identity, .. } = secured;
-    let connection = Arc::new(Connection {
+    let connection = Connection {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         worker: worker.index,
         peer,
@@ -78,16 +144,15 @@ pub async fn connection(intake: Intake) {
         resumed,
         server_name,
         identity,
-        stages: times,
+        stages,
         opened: SystemTime::now(),
-        started: accepted_at,
+        started,
         requests: AtomicU64::new(0),
         drain,
         telemetry: worker.telemetry.clone(),
         listener,
-    });
-    let _listed = worker.connections.insert(connection.clone());
-    established(dispatch::run(stream, protocol, connection), &worker.gate).await;
+    };
+    (stream, protocol, Arc::new(connection))
 }
 
 /// How often the task of a connection runs for its first request and its end, with an upstream between them.
@@ -112,7 +177,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// A stream whose handshake is done, with what it negotiated.
 struct Secured {
-    stream: SecureStream,
+    stream: Stream,
     prepared: usize,
     protocol: usize,
     local: SocketAddr,
@@ -208,17 +273,68 @@ async fn secure(
     if resumed && identity.as_ref().is_some_and(|identity| identity.is_expired(SystemTime::now())) {
         return Err(HandshakeError::Tls(CertificateError::Expired.into()).into());
     }
+    let stream = Stream::Tcp(stream);
     Ok(Secured { stream, prepared, protocol, local, version, cipher, resumed, server_name, identity })
+}
+
+/// The same in QUIC. The gate knows no more of a client than its address: all are taken for full handshakes.
+async fn secure_quic(
+    incoming: Incoming,
+    config: Arc<ServerConfig>,
+    peer: SocketAddr,
+    address: SocketAddr,
+    listener: &Listener,
+    pass: &Pass,
+) -> Result<Secured, HandshakeError> {
+    let local = canonical(incoming.local_ip().map_or(address, |ip| SocketAddr::new(ip, address.port())));
+    // What must come through a load balancer that tells the client's address does not come in QUIC.
+    if listener.proxy_protocol_from.iter().any(|trusted| trusted.contains(&peer.ip())) {
+        listener.metrics.refused_proxy_protocol.inc();
+        return Err(HandshakeError::ProxyProtocol("there is none in QUIC"));
+    }
+    // Whoever is refused is told, and may come by TCP.
+    pass.comes_from(peer.ip()).map_err(refused)?;
+    pass.turn(Kind::Full).await.map_err(refused)?;
+    let connecting = incoming.accept_with(config).map_err(quic_error)?;
+    let quic = connecting.await.map_err(quic_error)?;
+
+    let negotiated = quic.handshake_data().and_then(|data| data.downcast::<Negotiated>().ok());
+    let Some(negotiated) = negotiated else { return Err(HandshakeError::Quic("no handshake".to_owned())) };
+    let Negotiated { prepared, protocol, server_name, cipher, resumed, leaf } = *negotiated;
+    let identity = leaf.map(|leaf| Arc::new(ClientIdentity::from_verified(&leaf)));
+    if resumed && identity.as_ref().is_some_and(|identity| identity.is_expired(SystemTime::now())) {
+        quic.close(0_u32.into(), b"the certificate has expired");
+        return Err(HandshakeError::Tls(CertificateError::Expired.into()));
+    }
+    let (stream, version) = (Stream::Quic(quic), "TLSv1.3");
+    Ok(Secured { stream, prepared, protocol, local, version, cipher, resumed, server_name, identity })
+}
+
+fn quic_error(error: ConnectionError) -> HandshakeError {
+    /// Codes from here on are TLS' alerts (RFC 9001, section 4.8).
+    const ALERTS: std::ops::Range<u64> = 0x100..0x200;
+    match error {
+        ConnectionError::TimedOut => HandshakeError::Timeout,
+        ConnectionError::ApplicationClosed(_) => HandshakeError::Closed,
+        ConnectionError::ConnectionClosed(close) if ALERTS.contains(&u64::from(close.error_code)) => {
+            let alert = u64::from(close.error_code) as u8;
+            HandshakeError::Tls(rustls::Error::AlertReceived(alert.into()))
+        }
+        error => HandshakeError::Quic(error.to_string()),
+    }
 }
 
 /// Closing is to cost neither side anything more.
 fn reset(tcp: &TcpStream, refused: Refused) -> Failed {
     let _ = tcp.set_zero_linger();
-    let error = match refused {
+    self::refused(refused).into()
+}
+
+fn refused(refused: Refused) -> HandshakeError {
+    match refused {
         Refused::Shed => HandshakeError::Shed,
         Refused::RateLimited => HandshakeError::RateLimited,
-    };
-    error.into()
+    }
 }
 
 /// `::ffff:192.0.2.1`, which a socket for all addresses calls an IPv4 peer, is 192.0.2.1 to everybody here.
@@ -264,6 +380,8 @@ fn report_failure(
 
 #[cfg(test)]
 mod tests {
+    use mitu_tls::stream::SecureStream;
+
     use super::*;
     use crate::protocol::http::{serve_h1, serve_h2};
     use crate::protocol::relay;

@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod listener;
 pub mod protocol;
 pub mod proxy_protocol;
+pub mod quic;
 pub mod respond;
 pub mod router;
 pub mod server;

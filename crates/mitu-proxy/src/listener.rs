@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderValue;
 use ipnet::IpNet;
 use mitu_telemetry::Telemetry;
 use mitu_telemetry::connections::ListenerMetrics;
@@ -14,11 +15,14 @@ use mitu_tls::certificate::Certificates;
 use mitu_tls::client_hello::ClientHello;
 use mitu_tls::error::{Secrets, TlsConfigError};
 use mitu_tls::handshake::Reason;
-use mitu_tls::select::{Prepared, Refusal, Selection, Selector, SelectorConfig};
+use mitu_tls::quic::{Choose, Chosen};
+use mitu_tls::select::{Offer, Prepared, Refusal, Selection, Selector, SelectorConfig};
 use mitu_tls::ticket::Ticketers;
 use prometheus::IntCounter;
+use quinn::TransportConfig;
+use rustls::AlertDescription;
 
-use crate::config::{HandlerConfig, Limits, ListenerConfig, Timeouts};
+use crate::config::{AltSvcConfig, HandlerConfig, Limits, ListenerConfig, Timeouts};
 use crate::drain::DrainSignal;
 use crate::protocol::Protocol;
 use crate::router::{self, Router};
@@ -33,15 +37,37 @@ pub struct Listener {
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub router: Router,
-    pub selector: Selector,
-    /// By the protocol's index, as the selector knows it.
+    /// By the protocol's index, as selectors tell it.
     pub protocols: Vec<Served>,
     pub metrics: ListenerMetrics,
+    tcp: Transport,
+    quic: Option<Quic>,
+    alt_svc: AltSvc,
     telemetry: Arc<Telemetry>,
-    handshakes: Vec<HandshakeKinds>,
     /// By reason, each looked up when first needed: a flood of failures takes no lock.
     failures: [OnceLock<IntCounter>; Reason::ALL.len()],
+}
+
+/// What clients can choose from on TCP, or on UDP.
+#[derive(Debug)]
+struct Transport {
+    selector: Selector,
+    handshakes: Vec<HandshakeKinds>,
     alpn: AlpnCounters,
+}
+
+/// The UDP side.
+#[derive(Debug)]
+struct Quic {
+    transport: Transport,
+    config: Arc<TransportConfig>,
+}
+
+/// Where else the listener's sites are to be had, as responses say it (RFC 7838).
+#[derive(Debug)]
+struct AltSvc {
+    config: Option<AltSvcConfig>,
+    value: ArcSwapOption<HeaderValue>,
 }
 
 /// One protocol under its ALPN name.
@@ -80,23 +106,37 @@ impl Listener {
         parts: &Parts<'_>,
         ticketers: &mut Ticketers,
     ) -> Result<Self, ListenerError> {
-        let selector = Selector::new(
-            &SelectorConfig {
+        let mut transport = |over_quic: bool| {
+            let protocols = config.protocols.iter().enumerate();
+            let protocols = protocols.filter(|(_, protocol)| is_over_quic(&protocol.handler) == over_quic);
+            let offers =
+                protocols.map(|(index, protocol)| Offer { index, alpn: &protocol.alpn, policy: &protocol.tls });
+            let selector = SelectorConfig {
                 listener: &config.name,
-                protocols: config.protocols.iter().map(|protocol| (&*protocol.alpn, &protocol.tls)).collect(),
+                protocols: offers.collect(),
                 no_alpn: config.no_alpn,
                 sites: &config.sites,
                 default_site: config.default_site,
-            },
-            parts.certificates,
-            parts.secrets,
-            ticketers,
-            parts.previous_tickets,
-        )?;
+            };
+            let (secrets, previous) = (parts.secrets, parts.previous_tickets);
+            let selector = Selector::new(&selector, parts.certificates, secrets, ticketers, previous)?;
+            Ok::<_, ListenerError>(Transport {
+                handshakes: selector.prepared().iter().map(|_| HandshakeKinds::default()).collect(),
+                alpn: AlpnCounters::new(parts.telemetry, &config.name),
+                selector,
+            })
+        };
+        let tcp = transport(false)?;
+        let over_quic = config.protocols.iter().any(|protocol| is_over_quic(&protocol.handler));
+        let quic = over_quic.then(|| {
+            let config = Arc::new(crate::quic::transport(&config.limits, &config.timeouts));
+            Ok::<_, ListenerError>(Quic { transport: transport(true)?, config })
+        });
         let serve = |protocol: &crate::config::ProtocolConfig| {
             let handler = match &protocol.handler {
                 HandlerConfig::Http1 => Protocol::H1,
                 HandlerConfig::Http2 => Protocol::H2,
+                HandlerConfig::Http3 => Protocol::H3,
                 HandlerConfig::Relay { upstream } => Protocol::Relay {
                     metrics: parts.telemetry.connections.relay(&config.name, &protocol.alpn),
                     upstream: parts.upstreams.get(upstream).ok_or_else(|| ListenerError::UnknownUpstream {
@@ -111,8 +151,9 @@ impl Listener {
             protocols: config.protocols.iter().map(serve).collect::<Result<_, ListenerError>>()?,
             router: Router::build(&config.name, &config.routes, parts.upstreams, &parts.telemetry.http)?,
             metrics: parts.telemetry.connections.listener(&config.name),
-            alpn: AlpnCounters::new(parts.telemetry, &config.name),
-            handshakes: selector.prepared().iter().map(|_| HandshakeKinds::default()).collect(),
+            tcp,
+            quic: quic.transpose()?,
+            alt_svc: AltSvc { config: config.alt_svc.clone(), value: ArcSwapOption::empty() },
             failures: [const { OnceLock::new() }; Reason::ALL.len()],
             telemetry: parts.telemetry.clone(),
             name: config.name.clone(),
@@ -120,44 +161,74 @@ impl Listener {
             trusted_proxies: config.trusted_proxies.clone(),
             limits: config.limits.clone(),
             timeouts: config.timeouts.clone(),
-            selector,
         })
     }
 
-    /// Chooses for a ClientHello, and counts what was offered and chosen.
+    /// Whether it has a UDP side.
+    pub fn speaks_quic(&self) -> bool {
+        self.quic.is_some()
+    }
+
+    /// How QUIC connections behave here.
+    pub fn quic_transport(&self) -> Option<Arc<TransportConfig>> {
+        self.quic.as_ref().map(|quic| quic.config.clone())
+    }
+
+    /// Chooses for a ClientHello on TCP, and counts what was offered and chosen.
     pub fn select(&self, hello: &ClientHello<'_>) -> Result<Selection<'_>, Refusal> {
-        let result = self.selector.select(hello);
+        self.select_on(&self.tcp, hello)
+    }
+
+    fn select_on<'a>(&'a self, transport: &'a Transport, hello: &ClientHello<'_>) -> Result<Selection<'a>, Refusal> {
+        let result = transport.selector.select(hello);
         match &result {
-            Ok(selection) => self.count_alpn(selection.alpn, Some(selection.prepared)),
-            Err(refusal) => self.count_alpn(refusal.alpn, None),
+            Ok(selection) => self.count_alpn(transport, selection.alpn, Some(selection.prepared)),
+            Err(refusal) => self.count_alpn(transport, refusal.alpn, None),
         }
         result
     }
 
-    fn count_alpn(&self, decision: Option<Decision>, chosen: Option<&Prepared>) {
+    fn count_alpn(&self, transport: &Transport, decision: Option<Decision>, chosen: Option<&Prepared>) {
+        let Transport { selector, alpn, .. } = transport;
         let chosen_name = || chosen.map_or("refused", |prepared| &*self.protocols[prepared.protocol].alpn);
         let counter = match decision {
             Some(decision) => {
-                (if decision.cached { &self.alpn.hit } else { &self.alpn.miss }).inc();
-                &self.alpn.offered[decision.offered]
+                (if decision.cached { &alpn.hit } else { &alpn.miss }).inc();
+                &alpn.offered[decision.offered]
             }
-            None => &self.alpn.absent,
+            None => &alpn.absent,
         };
         // A set of offers has one choice, unless the server name was refused: then its own counter tells.
         let choice = if chosen.is_some() { &counter.chosen } else { &counter.refused };
         choice
             .get_or_init(|| {
-                let offered = decision.map_or("absent", |decision| self.selector.alpn.offered_label(decision.offered));
+                let offered = decision.map_or("absent", |decision| selector.alpn.offered_label(decision.offered));
                 self.telemetry.tls.alpn(&self.name, offered, chosen_name())
             })
             .inc();
     }
 
-    /// The histograms for a finished handshake.
+    /// The histograms for a finished handshake on TCP.
     pub fn handshake_metrics(&self, prepared: usize, version: &'static str, resumed: bool) -> &HandshakeMetrics {
+        self.handshake_metrics_on(&self.tcp, prepared, version, resumed)
+    }
+
+    /// The same for one in QUIC, which has no version but 1.3.
+    pub fn quic_handshake_metrics(&self, prepared: usize, resumed: bool) -> Option<&HandshakeMetrics> {
+        let quic = self.quic.as_ref()?;
+        Some(self.handshake_metrics_on(&quic.transport, prepared, "TLSv1.3", resumed))
+    }
+
+    fn handshake_metrics_on<'a>(
+        &self,
+        transport: &'a Transport,
+        prepared: usize,
+        version: &'static str,
+        resumed: bool,
+    ) -> &'a HandshakeMetrics {
         let kind = usize::from(version == "TLSv1.2") | usize::from(resumed) << 1;
-        self.handshakes[prepared][kind].get_or_init(|| {
-            let config = &self.selector.prepared()[prepared];
+        transport.handshakes[prepared][kind].get_or_init(|| {
+            let config = &transport.selector.prepared()[prepared];
             self.telemetry.tls.handshake(HandshakeLabels {
                 listener: &self.name,
                 alpn: &self.protocols[config.protocol].alpn,
@@ -169,9 +240,43 @@ impl Listener {
         })
     }
 
+    /// What responses say in `Alt-Svc`; None: nothing.
+    pub fn alt_svc(&self) -> Option<HeaderValue> {
+        self.alt_svc.value.load().as_deref().cloned()
+    }
+
+    /// From here on responses say that h3 is spoken on this port, unless another is configured.
+    fn advertise(&self, port: u16) {
+        if let Some(AltSvcConfig { port: configured, max_age_s }) = &self.alt_svc.config {
+            let port = configured.unwrap_or(port);
+            if let Ok(value) = HeaderValue::try_from(format!("h3=\":{port}\"; ma={max_age_s}")) {
+                self.alt_svc.value.store(Some(Arc::new(value)));
+            }
+        }
+    }
+
+    /// From here on responses take back what others have said before.
+    fn withdraw(&self) {
+        self.alt_svc.value.store(Some(Arc::new(HeaderValue::from_static("clear"))));
+    }
+
     /// Counts a handshake that did not finish.
     pub fn handshake_failed(&self, reason: Reason) {
         self.failures[reason as usize].get_or_init(|| self.telemetry.tls.failure(&self.name, reason.as_str())).inc();
+    }
+}
+
+fn is_over_quic(handler: &HandlerConfig) -> bool {
+    *handler == HandlerConfig::Http3
+}
+
+/// What is chosen on UDP.
+impl Choose for Listener {
+    fn choose(&self, hello: &ClientHello<'_>) -> Result<Chosen, AlertDescription> {
+        let quic = self.quic.as_ref().ok_or(AlertDescription::NoApplicationProtocol)?;
+        let selection = self.select_on(&quic.transport, hello).map_err(|refusal| refusal.alert)?;
+        let (prepared, protocol) = (selection.index, selection.prepared.protocol);
+        Ok(Chosen { prepared, protocol, config: selection.config.clone() })
     }
 }
 
@@ -213,7 +318,25 @@ pub struct LiveListener {
 
 impl LiveListener {
     pub fn new(address: SocketAddr, listener: Arc<Listener>) -> Self {
+        listener.advertise(address.port());
         Self { address, current: ArcSwap::new(listener), drain: DrainSignal::new(), active: AtomicUsize::new(0) }
+    }
+
+    /// From here on new connections are `listener`'s.
+    pub fn replace(&self, listener: Arc<Listener>) {
+        listener.advertise(self.address.port());
+        let previous = self.current.swap(listener.clone());
+        if previous.alt_svc().is_some() && listener.alt_svc().is_none() {
+            listener.withdraw();
+        }
+    }
+
+    /// The UDP side does not work any more.
+    pub fn datagrams_failed(&self) {
+        let listener = self.current.load();
+        if listener.alt_svc().is_some() {
+            listener.withdraw();
+        }
     }
 
     /// Takes one of the listener's `limits.connections` slots; none: they are all taken.

@@ -14,6 +14,8 @@ use crate::upstream::Upstream;
 pub enum Protocol {
     H1,
     H2,
+    /// In QUIC.
+    H3,
     /// MQTT and private protocols: the decrypted bytes go to an upstream.
     Relay {
         upstream: Arc<Upstream>,

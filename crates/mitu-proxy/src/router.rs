@@ -73,6 +73,7 @@ pub struct Route {
 pub struct RouteMetrics {
     pub h1: RequestMetrics,
     pub h2: RequestMetrics,
+    pub h3: RequestMetrics,
 }
 
 #[derive(Debug)]
@@ -109,6 +110,7 @@ impl Router {
         let metrics = |route: &str| RouteMetrics {
             h1: families.request(listener, route, "h1"),
             h2: families.request(listener, route, "h2"),
+            h3: families.request(listener, route, "h3"),
         };
         let compiled = routes
             .iter()

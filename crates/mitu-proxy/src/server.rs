@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use mitu_telemetry::access_log::{AccessLog, Target};
 use mitu_telemetry::{Telemetry, connections};
 use mitu_tls::certificate;
 use mitu_tls::error::TlsConfigError;
+use mitu_tls::quic::Keys;
 use mitu_tls::ticket::Ticketers;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -23,6 +24,7 @@ use crate::drain::LINGER;
 use crate::files;
 use crate::gate::Gate;
 use crate::listener::{Listener, ListenerError, LiveListener, Parts};
+use crate::quic::{self, Datagrams, Held};
 use crate::socket;
 use crate::upstream::{self, Upstreams};
 use crate::worker::Workers;
@@ -33,6 +35,9 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// How long the end waits at most for lines of the access log to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// How long it waits at most for clients in QUIC to be told.
+const LAST_PACKETS: Duration = Duration::from_secs(1);
 
 /// Why a configuration cannot be made live.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,10 @@ pub enum ServerError {
     Listener { name: String, source: ListenerError },
     #[error("listener '{name}': cannot bind {bind}: {source}")]
     Bind { name: String, bind: SocketAddr, source: io::Error },
+    #[error("listener '{name}': cannot bind UDP port {bind} for h3: {source}")]
+    BindUdp { name: String, bind: SocketAddr, source: io::Error },
+    #[error("cannot make keys for QUIC: the system gives no random numbers")]
+    QuicKeys,
     #[error("access log: cannot open {path}: {source}")]
     AccessLog { path: String, source: io::Error },
     #[error("cannot change from {from} to {to} workers without a restart")]
@@ -69,6 +78,7 @@ pub struct Server {
     telemetry: Arc<Telemetry>,
     /// The workers', whose number never changes.
     gates: Vec<Arc<Gate>>,
+    quic: Keys,
     /// None once stopped. Only the control side takes this lock.
     state: Mutex<Option<State>>,
 }
@@ -79,6 +89,8 @@ struct State {
     live: HashMap<String, Serving>,
     /// Drained by a reload, until their last connection has ended.
     retired: Vec<Serving>,
+    /// UDP sides that a reload has taken from their listeners, until their last connection has ended.
+    orphans: Vec<Datagrams>,
     draining: bool,
     built: Built,
     access_log: Option<AccessLogConfig>,
@@ -91,6 +103,8 @@ struct Serving {
     /// As configured; an inherited socket may have another address.
     bind: SocketAddr,
     accepts: Vec<JoinHandle<()>>,
+    /// The UDP side, where there is one.
+    datagrams: Option<Datagrams>,
 }
 
 impl Serving {
@@ -113,7 +127,54 @@ impl Serving {
     }
 
     fn ended(&self) -> bool {
-        !self.accepting() && self.listener.active() == 0
+        !self.accepting() && self.listener.active() == 0 && self.datagrams.as_ref().is_none_or(Datagrams::ended)
+    }
+
+    /// Goes on under another configuration.
+    fn replace(&mut self, bind: SocketAddr, listener: Arc<Listener>) {
+        self.bind = bind;
+        self.listener.replace(listener);
+    }
+}
+
+impl State {
+    /// The UDP sides, whoever they serve.
+    fn datagrams(&self) -> impl Iterator<Item = &Datagrams> {
+        let of_listeners = self.live.values().chain(&self.retired).filter_map(|serving| serving.datagrams.as_ref());
+        of_listeners.chain(&self.orphans)
+    }
+
+    /// The UDP side that has this address already, which is not to end meanwhile.
+    fn hold(&self, address: SocketAddr) -> Option<Held> {
+        self.datagrams().filter(|datagrams| datagrams.address == address).find_map(Datagrams::hold)
+    }
+
+    /// Serves a listener's UDP side: on sockets of its own, or on those that another had before.
+    fn serve_datagrams(
+        &mut self,
+        sockets: DatagramSockets,
+        live: &Arc<LiveListener>,
+        keys: &Keys,
+    ) -> Option<Datagrams> {
+        match sockets {
+            DatagramSockets::Own(sockets) => Some(Datagrams::serve(sockets, live, &self.workers, keys)),
+            DatagramSockets::Inherited(_held) => {
+                let position =
+                    self.orphans.iter().position(|orphan| orphan.address == live.address && !orphan.ended());
+                let datagrams = self.orphans.swap_remove(position?);
+                datagrams.assign(Some(live));
+                Some(datagrams)
+            }
+        }
+    }
+
+    /// Closes the connections in QUIC, whose clients would otherwise wait for an answer.
+    fn close_datagrams(&self) {
+        self.datagrams().for_each(Datagrams::close);
+        let begun = Instant::now();
+        while begun.elapsed() < LAST_PACKETS && !self.datagrams().all(Datagrams::ended) {
+            thread::sleep(POLL);
+        }
     }
 }
 
@@ -185,7 +246,8 @@ impl Server {
                 Some(sockets) => socket::adopt(sockets, config.workers),
                 None => socket::bind(wanted.bind, config.workers, false),
             };
-            bound.push(Bound::new(wanted, listener.clone(), sockets, adopted)?);
+            let bound_tcp = Bound::new(wanted, listener.clone(), sockets, adopted)?;
+            bound.push(bound_tcp.with_datagrams(config.workers, None)?);
         }
         let access_log = open_access_log(config.access_log.as_ref(), &telemetry.connections)?;
         telemetry.access_log.store(access_log.map(Arc::new));
@@ -193,10 +255,11 @@ impl Server {
             .map_err(ServerError::Start)?;
         bound.iter().try_for_each(Bound::listen)?;
         let gates = workers.workers.iter().map(|worker| worker.gate.clone()).collect();
-        let live = bound.into_iter().map(|bound| bound.serve(&workers)).collect();
-        let retired = Vec::new();
-        let state = State { workers, live, retired, draining: false, built, access_log: config.access_log };
-        Ok(Self { telemetry, gates, state: Mutex::new(Some(state)) })
+        let quic = Keys::random().map_err(|_| ServerError::QuicKeys)?;
+        let live = bound.into_iter().map(|bound| bound.serve(&workers, &quic)).collect();
+        let (retired, orphans) = Default::default();
+        let state = State { workers, live, retired, orphans, draining: false, built, access_log: config.access_log };
+        Ok(Self { telemetry, gates, quic, state: Mutex::new(Some(state)) })
     }
 
     /// Makes `config` live for new connections; those that are open keep what they began with.
@@ -220,12 +283,18 @@ impl Server {
         let mut kept = Vec::new();
         let mut bound = Vec::new();
         for ((bind, listener), wanted) in built.listeners.iter().zip(&config.listeners) {
-            if state.live.get(&wanted.name).is_some_and(|serving| serving.serves(*bind)) {
-                kept.push((*bind, listener.clone()));
+            if let Some(serving) = state.live.get(&wanted.name).filter(|serving| serving.serves(*bind)) {
+                let address = serving.listener.address;
+                let lacks = listener.speaks_quic() && serving.datagrams.is_none();
+                let sockets =
+                    lacks.then(|| bind_datagrams(&wanted.name, address, to, state.hold(address))).transpose()?;
+                kept.push((*bind, listener.clone(), sockets));
             } else {
                 let ours = state.live.values().chain(&state.retired).any(|serving| serving.holds(*bind));
                 let sockets = socket::bind(*bind, to, ours);
-                bound.push(Bound::new(wanted, listener.clone(), sockets, false)?);
+                let bound_tcp = Bound::new(wanted, listener.clone(), sockets, false)?;
+                let held = state.hold(bound_tcp.live.address);
+                bound.push(bound_tcp.with_datagrams(to, held)?);
             }
         }
         let new_log = (config.access_log != state.access_log)
@@ -242,19 +311,38 @@ impl Server {
             state.access_log = config.access_log;
         }
         let mut previous = std::mem::take(&mut state.live);
-        for (bind, listener) in kept {
+        let mut lacking = Vec::new();
+        for (bind, listener, sockets) in kept {
             if let Some(mut serving) = previous.remove(&listener.name) {
-                serving.bind = bind;
-                serving.listener.current.store(listener.clone());
+                if !listener.speaks_quic() {
+                    state.orphans.extend(serving.datagrams.take().inspect(|datagrams| datagrams.assign(None)));
+                }
+                serving.replace(bind, listener.clone());
+                lacking.extend(sockets.map(|sockets| (listener.name.clone(), sockets)));
                 state.live.insert(listener.name.clone(), serving);
             }
         }
-        for serving in previous.into_values() {
+        for mut serving in previous.into_values() {
+            state.orphans.extend(serving.datagrams.take().inspect(|datagrams| datagrams.assign(None)));
             begin_drain(&serving.listener, &state.workers);
             state.retired.push(serving);
         }
-        state.live.extend(bound.into_iter().map(|bound| bound.serve(&state.workers)));
+        for bound in bound {
+            let (name, mut serving, sockets) = bound.serve_tcp(&state.workers);
+            serving.datagrams =
+                sockets.and_then(|sockets| state.serve_datagrams(sockets, &serving.listener, &self.quic));
+            state.live.insert(name, serving);
+        }
+        for (name, sockets) in lacking {
+            if let Some(live) = state.live.get(&name).map(|serving| serving.listener.clone()) {
+                let datagrams = state.serve_datagrams(sockets, &live, &self.quic);
+                if let Some(serving) = state.live.get_mut(&name) {
+                    serving.datagrams = datagrams;
+                }
+            }
+        }
         state.retired.retain(|serving| !serving.ended());
+        state.orphans.retain(|datagrams| !datagrams.ended());
         state.built = built;
         Ok(())
     }
@@ -277,7 +365,12 @@ impl Server {
     pub fn drain(&self) {
         if let Some(state) = &mut *self.state.lock() {
             state.draining = true;
-            state.live.values().for_each(|serving| begin_drain(&serving.listener, &state.workers));
+            for serving in state.live.values() {
+                if let Some(datagrams) = &serving.datagrams {
+                    datagrams.assign(None);
+                }
+                begin_drain(&serving.listener, &state.workers);
+            }
         }
         let begun = Instant::now();
         while begun.elapsed() < QUEUES_EMPTY && self.sum(|serving| usize::from(serving.accepting())) > 0 {
@@ -301,6 +394,9 @@ impl Server {
     pub fn stop(&self) {
         // Joining takes its time; whoever asks meanwhile is not to wait for it.
         let state = self.state.lock().take();
+        if let Some(state) = &state {
+            state.close_datagrams();
+        }
         drop(state);
         if let Some(log) = self.telemetry.access_log.swap(None).and_then(Arc::into_inner) {
             log.finish(LAST_LINES);
@@ -334,6 +430,7 @@ impl Server {
 
 /// A listener whose sockets are bound but not yet accepted from.
 struct Bound {
+    datagrams: Option<DatagramSockets>,
     live: Arc<LiveListener>,
     name: String,
     bind: SocketAddr,
@@ -354,7 +451,15 @@ impl Bound {
         let address = sockets.first().map_or(Ok(config.bind), TcpListener::local_addr).map_err(failed)?;
         let live = Arc::new(LiveListener::new(address, listener));
         let (name, bind, backlog) = (config.name.clone(), config.bind, config.backlog);
-        Ok(Self { live, name, bind, backlog, sockets, inherited })
+        Ok(Self { live, name, bind, backlog, sockets, inherited, datagrams: None })
+    }
+
+    /// Binds the same port of UDP, where h3 is spoken. `held`: the UDP side that has it.
+    fn with_datagrams(mut self, workers: usize, held: Option<Held>) -> Result<Self, ServerError> {
+        if self.live.current.load().speaks_quic() {
+            self.datagrams = Some(bind_datagrams(&self.name, self.live.address, workers, held)?);
+        }
+        Ok(self)
     }
 
     fn listen(&self) -> Result<(), ServerError> {
@@ -362,14 +467,43 @@ impl Bound {
         if self.inherited { Ok(()) } else { socket::listen(&self.sockets, self.backlog).map_err(failed) }
     }
 
-    fn serve(self, workers: &Workers) -> (String, Serving) {
+    fn serve(self, workers: &Workers, keys: &Keys) -> (String, Serving) {
+        let (name, mut serving, sockets) = self.serve_tcp(workers);
+        if let Some(DatagramSockets::Own(sockets)) = sockets {
+            serving.datagrams = Some(Datagrams::serve(sockets, &serving.listener, workers, keys));
+        }
+        (name, serving)
+    }
+
+    fn serve_tcp(self, workers: &Workers) -> (String, Serving, Option<DatagramSockets>) {
         let accept = |(index, socket): (usize, TcpListener)| {
             let worker = workers.workers[index % workers.workers.len()].clone();
             workers.handle(index).spawn(accept::run(socket, self.live.clone(), worker, self.inherited))
         };
         let accepts = self.sockets.into_iter().enumerate().map(accept).collect();
-        (self.name, Serving { listener: self.live, bind: self.bind, accepts })
+        let serving = Serving { listener: self.live, bind: self.bind, accepts, datagrams: None };
+        (self.name, serving, self.datagrams)
     }
+}
+
+/// Where the UDP side of a listener comes from.
+enum DatagramSockets {
+    Own(Vec<UdpSocket>),
+    /// Another listener's, which is on its way out.
+    Inherited(Held),
+}
+
+fn bind_datagrams(
+    name: &str,
+    address: SocketAddr,
+    workers: usize,
+    held: Option<Held>,
+) -> Result<DatagramSockets, ServerError> {
+    if let Some(held) = held {
+        return Ok(DatagramSockets::Inherited(held));
+    }
+    let failed = |source| ServerError::BindUdp { name: name.to_owned(), bind: address, source };
+    quic::bind(address, workers).map(DatagramSockets::Own).map_err(failed)
 }
 
 fn begin_drain(live: &Arc<LiveListener>, workers: &Workers) {

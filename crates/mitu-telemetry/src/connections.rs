@@ -7,6 +7,8 @@ use crate::register;
 #[derive(Debug)]
 pub struct Families {
     accepted: IntCounterVec,
+    accepted_quic: IntCounterVec,
+    quic_retries: IntCounterVec,
     active: IntGaugeVec,
     refused: IntCounterVec,
     relayed_bytes: IntCounterVec,
@@ -17,6 +19,10 @@ pub struct Families {
 #[derive(Debug, Clone)]
 pub struct ListenerMetrics {
     pub accepted: IntCounter,
+    /// On the UDP side.
+    pub accepted_quic: IntCounter,
+    /// Clients that had to show that they are at their address.
+    pub quic_retries: IntCounter,
     pub active: IntGauge,
     /// Over `limits.connections`.
     pub refused_limit: IntCounter,
@@ -49,6 +55,12 @@ impl Families {
         };
         Ok(Self {
             accepted: counter("mitu_connections_accepted_total", "TCP connections accepted.", &["listener"])?,
+            accepted_quic: counter("mitu_quic_accepted_total", "QUIC connections taken up.", &["listener"])?,
+            quic_retries: counter(
+                "mitu_quic_retries_total",
+                "QUIC clients that were asked to show that they are at their address.",
+                &["listener"],
+            )?,
             active: register(
                 registry,
                 IntGaugeVec::new(
@@ -78,6 +90,8 @@ impl Families {
         let refused = |reason| self.refused.with_label_values(&[name, reason]);
         ListenerMetrics {
             accepted: self.accepted.with_label_values(&[name]),
+            accepted_quic: self.accepted_quic.with_label_values(&[name]),
+            quic_retries: self.quic_retries.with_label_values(&[name]),
             active: self.active.with_label_values(&[name]),
             refused_limit: refused("limit"),
             refused_proxy_protocol: refused("proxy_protocol"),

@@ -44,6 +44,8 @@ pub enum HandshakeError {
     Refused(AlertDescription),
     #[error(transparent)]
     Tls(rustls::Error),
+    #[error("QUIC: {0}")]
+    Quic(String),
     #[error(transparent)]
     Io(io::Error),
 }
@@ -89,6 +91,7 @@ impl HandshakeError {
             ) => Reason::NotTls,
             Self::Tls(Tls::DecryptError) => Reason::DecryptError,
             Self::Tls(_) => Reason::Tls,
+            Self::Quic(_) => Reason::Quic,
             Self::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => Reason::ClientReset,
             Self::Io(_) => Reason::Io,
         }

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod key_schedule;
 pub mod policy;
 pub mod provider;
+pub mod quic;
 pub mod select;
 pub mod server_name;
 pub mod session;

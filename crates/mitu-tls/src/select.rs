@@ -22,6 +22,7 @@ use crate::ticket::{TicketScope, Ticketers};
 pub struct Selector {
     pub alpn: AlpnTable,
     names: ServerNameTable,
+    /// As ALPN decides: the protocol's place among those that are offered.
     no_alpn: Option<usize>,
     sites: Vec<Site>,
     prepared: Vec<Prepared>,
@@ -71,11 +72,21 @@ pub struct Refusal {
 #[derive(Debug)]
 pub struct SelectorConfig<'a> {
     pub listener: &'a str,
-    /// ALPN name and policy, most preferred first.
-    pub protocols: Vec<(&'a str, &'a TlsPolicy)>,
+    /// Most preferred first.
+    pub protocols: Vec<Offer<'a>>,
+    /// Index of the protocol for a client without ALPN.
     pub no_alpn: Option<usize>,
     pub sites: &'a [SiteConfig],
     pub default_site: Option<usize>,
+}
+
+/// A protocol that can be chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer<'a> {
+    /// As a [`Prepared`] tells it.
+    pub index: usize,
+    pub alpn: &'a str,
+    pub policy: &'a TlsPolicy,
 }
 
 impl Selector {
@@ -89,14 +100,14 @@ impl Selector {
         let policies = config
             .protocols
             .iter()
-            .map(|(alpn, policy)| PreparedPolicy::new(policy, alpn, secrets))
+            .map(|offer| PreparedPolicy::new(offer.policy, offer.alpn, secrets))
             .collect::<Result<Vec<_>, _>>()?;
         let mut sites = Vec::with_capacity(config.sites.len());
         let mut prepared = Vec::with_capacity(config.sites.len() * policies.len());
         for site in config.sites {
             let mut blocks = Vec::with_capacity(policies.len());
             let name: Arc<str> = site.names.first().map_or("default", String::as_str).into();
-            for (protocol, ((alpn, policy), ready)) in config.protocols.iter().zip(&policies).enumerate() {
+            for (&Offer { index: protocol, alpn, policy }, ready) in config.protocols.iter().zip(&policies) {
                 let ticketer = if policy.tickets == 0 {
                     None
                 } else {
@@ -120,9 +131,9 @@ impl Selector {
             sites.push(Site { protocols: blocks });
         }
         Ok(Self {
-            alpn: AlpnTable::new(config.protocols.iter().map(|(alpn, _)| *alpn))?,
+            alpn: AlpnTable::new(config.protocols.iter().map(|offer| offer.alpn))?,
             names: ServerNameTable::new(config.sites, config.default_site)?,
-            no_alpn: config.no_alpn,
+            no_alpn: config.protocols.iter().position(|offer| Some(offer.index) == config.no_alpn),
             sites,
             prepared,
         })

@@ -16,7 +16,7 @@ use mitu_tls::error::Secrets;
 use mitu_tls::handshake::{self, Clock, Failed};
 use mitu_tls::identity::ClientIdentity;
 use mitu_tls::provider::{AVAILABLE, AWS_LC, base_provider};
-use mitu_tls::select::{Selector, SelectorConfig};
+use mitu_tls::select::{Offer, Selector, SelectorConfig};
 use mitu_tls::ticket::Ticketers;
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -174,9 +174,10 @@ fn selector_of(
         names: vec![name.to_owned()],
         certificates: pki.certificates.iter().map(|certificate| certificate.id.clone()).collect(),
     };
+    let offers = policies.iter().enumerate().map(|(index, (alpn, policy))| Offer { index, alpn, policy });
     let config = SelectorConfig {
         listener: "edge",
-        protocols: policies.iter().map(|(alpn, policy)| (*alpn, policy)).collect(),
+        protocols: offers.collect(),
         no_alpn,
         sites: &[site("a.test"), site("b.test")],
         default_site,

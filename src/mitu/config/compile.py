@@ -17,7 +17,7 @@ from mitu.config.connection_limits import connection_limits, kept_files
 from mitu.config.diagnostic import Diagnostic, Loc, Report
 from mitu.config.listeners import Listener, Protocol
 from mitu.config.model import Config, Handshakes, Rate
-from mitu.config.policy import Policy, merge
+from mitu.config.policy import Policy, effective
 from mitu.config.resolve import effective_no_alpn
 from mitu.config.sites import DEAR, Candidate, dear_certificates, derive_sites
 from mitu.config.tickets import ticket_settings
@@ -28,6 +28,7 @@ from mitu.errors import ConfigError
 
 # A certificate outside its dates fails `check`, but must not keep the other sites of a gateway from being served.
 DATE_CODES = frozenset({"E074", "E075"})
+HANDLERS = {"h3": "http3", "h2": "http2", "http/1.1": "http1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,7 @@ class Compiler:
                 self._protocol(listener, one, (*loc, "protocols", at)) for at, one in enumerate(listener.protocols)
             ],
             "no_alpn": no_alpn(listener),
+            "alt_svc": _alt_svc(listener),
             "sites": sites,
             "default_site": 0 if sites and listener.tls.unknown_name == "default" else None,
             "routes": compile_routes(listener.routes),
@@ -163,7 +165,7 @@ class Compiler:
                 "request_header_bytes": limits.request_header_size,
                 "request_headers": limits.request_headers,
                 "request_body_bytes": limits.request_body_size,
-                "http2_concurrent_streams": limits.http2_concurrent_streams,
+                "concurrent_streams": limits.concurrent_streams,
                 "buffer_bytes": limits.buffer_size,
             },
             "timeouts": {
@@ -180,13 +182,13 @@ class Compiler:
         elif protocol.relay is not None:
             handler = {"kind": "relay", "upstream": protocol.relay}
         else:
-            handler = {"kind": "http2" if protocol.alpn == "h2" else "http1"}
+            handler = {"kind": HANDLERS.get(protocol.alpn, "http1")}
         own_ca = protocol.tls.client_ca is not None
         ca_loc: Loc = (*loc, "tls", "client_ca") if own_ca else (*loc[:2], "tls", "client_ca")
         return {
             "alpn": protocol.alpn,
             "handler": handler,
-            "tls": self._policy(merge(listener.tls, protocol.tls), ca_loc),
+            "tls": self._policy(effective(listener.tls, protocol), ca_loc),
         }
 
     def _policy(self, policy: Policy, ca_loc: Loc) -> dict[str, Any]:
@@ -296,6 +298,13 @@ class Compiler:
 def handler_upstream(handler: str) -> str:
     """The upstream behind a Python handler; '@' keeps it apart from names in the configuration."""
     return f"@{handler}"
+
+
+def _alt_svc(listener: Listener) -> dict[str, Any] | None:
+    settings = listener.alt_svc
+    if not settings.advertise or not any(protocol.is_quic for protocol in listener.protocols):
+        return None
+    return {"port": settings.port, "max_age_s": int(settings.max_age.total_seconds())}
 
 
 def no_alpn(listener: Listener) -> int | None:

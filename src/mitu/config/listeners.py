@@ -10,9 +10,10 @@ from pydantic import Field
 from mitu.config.base import Model
 from mitu.config.routes import Route
 from mitu.config.tls import ListenerTls, TlsSettings
-from mitu.config.types import Alpn, Bind, DurationRange, Handler, IntRange, Name, Network, SizeRange
+from mitu.config.types import Alpn, Bind, Bool, DurationRange, Handler, IntRange, Name, Network, SizeRange
 
-HTTP_PROTOCOLS = ("h2", "http/1.1")
+HTTP_PROTOCOLS = ("h3", "h2", "http/1.1")
+H3 = "h3"
 
 
 class Protocol(Model):
@@ -20,8 +21,8 @@ class Protocol(Model):
 
     shorthand: ClassVar[str | None] = "alpn"
     alpn: Alpn = Field(
-        description="The name that clients offer: `h2` and `http/1.1` go to the routes, any other name needs a `relay`"
-        " or a `handler`."
+        description="The name that clients offer: `h3`, `h2` and `http/1.1` go to the routes, any other name needs a"
+        " `relay` or a `handler`. `h3` is served in QUIC, on the UDP port of the same number."
     )
     relay: Name | None = Field(default=None, description="The upstream that gets the decrypted bytes.")
     handler: Handler | None = Field(
@@ -34,12 +35,29 @@ class Protocol(Model):
         """Served by the routes."""
         return self.alpn in HTTP_PROTOCOLS and self.relay is None and self.handler is None
 
+    @property
+    def is_quic(self) -> bool:
+        """Served on UDP."""
+        return self.alpn == H3 and self.is_http
+
 
 class ProxyProtocol(Model):
     """PROXY protocol v2 in front of the handshake."""
 
     trusted: tuple[Network, ...] = Field(
         description="Peers whose PROXY header is required and believed; nobody else's is read."
+    )
+
+
+class AltSvc(Model):
+    """What h1 and h2 responses say of h3, so that clients come to it (RFC 7838)."""
+
+    advertise: Bool = Field(default=True, description="Whether they say anything, where the listener serves h3.")
+    port: Annotated[int, IntRange(1, 65_535)] | None = Field(
+        default=None, description="The UDP port that clients reach; the listener's when left out."
+    )
+    max_age: Annotated[timedelta, DurationRange("1s", "365d")] = Field(
+        default=timedelta(days=1), description="For how long clients may remember it."
     )
 
 
@@ -63,8 +81,8 @@ class Limits(Model):
     request_body_size: Annotated[int, SizeRange("1B", "1024GiB")] | None = Field(
         default=None, description="A request's body; over: 413. Unlimited when left out."
     )
-    http2_concurrent_streams: Annotated[int, IntRange(1, 10_000)] = Field(
-        default=128, description="Requests at once on one h2 connection."
+    concurrent_streams: Annotated[int, IntRange(1, 10_000)] = Field(
+        default=128, description="Requests at once on one h2 or h3 connection."
     )
     buffer_size: Annotated[int, SizeRange("4KiB", "16MiB")] = Field(
         default=64 << 10, description="What a stream or relay direction may hold while its receiver is slow."
@@ -95,7 +113,7 @@ class Listener(Model):
     name: Name = Field(description="Its name in logs and metrics.")
     bind: Bind = Field(description="`host:port`, `[v6]:port`, or `:port` for all addresses; port 0 takes a free one.")
     protocols: tuple[Protocol, ...] = Field(
-        description="ALPN protocols, most preferred first.", examples=[["h2", "http/1.1"]]
+        description="ALPN protocols, most preferred first.", examples=[["h3", "h2", "http/1.1"]]
     )
     no_alpn: Alpn | None = Field(
         default=None,
@@ -103,6 +121,7 @@ class Listener(Model):
         " it is served, else `refuse`.",
     )
     tls: ListenerTls = Field(description="Certificates and TLS settings.")
+    alt_svc: AltSvc = Field(default=AltSvc(), description="What h1 and h2 responses say of h3.")
     proxy_protocol: ProxyProtocol | None = Field(default=None, description="PROXY v2 from load balancers in front.")
     trusted_proxies: tuple[Network, ...] = Field(
         default=(),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mitu.config.tls import ListenerTls, TlsSettings
+from mitu.config.listeners import Protocol
+from mitu.config.tls import TLS13_SUITES, ListenerTls, TlsSettings
 
 # Mozilla's "Server Side TLS" 5.7. Intermediate's ECDHE suites are all those that exist here, so neither names any.
 NAMED = {"modern": ("1.3", "1.3"), "intermediate": ("1.2", "1.3")}
@@ -46,6 +47,15 @@ def merge(listener: ListenerTls, protocol: TlsSettings | None) -> Policy:
         client_ca=own.client_ca or listener.client_ca,
         tickets=next(one for one in (own.tickets, listener.tickets, 1) if one is not None),
     )
+
+
+def effective(listener: ListenerTls, protocol: Protocol) -> Policy:
+    """What `protocol`'s handshakes obey: h3 has no version but TLS 1.3 (RFC 9001, section 4.2)."""
+    policy = merge(listener, protocol.tls)
+    if not protocol.is_quic:
+        return policy
+    suites = tuple(suite for suite in policy.cipher_suites if suite in TLS13_SUITES)
+    return replace(policy, min_version="1.3", cipher_suites=suites)
 
 
 def _first(*choices: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from mitu.config.compile_routes import route_names
 from mitu.config.listeners import Listener, Protocol
 from mitu.config.model import Config
-from mitu.config.policy import merge
+from mitu.config.policy import effective
 from mitu.config.routes import DEFAULT_TIMEOUT
 from mitu.config.source import secret_name
 from mitu.config.types import format_duration
@@ -50,7 +50,7 @@ def effective_no_alpn(listener: Listener) -> str:
 
 
 def _policy(listener: Listener, protocol: Protocol) -> dict[str, Any]:
-    policy = merge(listener.tls, protocol.tls)
+    policy = effective(listener.tls, protocol)
     return {
         # Named, so that what is not said below comes from the policy and not from the listener.
         "policy": protocol.tls.policy or listener.tls.policy or "intermediate",

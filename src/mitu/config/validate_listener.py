@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mitu.config.diagnostic import Loc, nearest
-from mitu.config.listeners import HTTP_PROTOCOLS, Listener, Protocol
+from mitu.config.listeners import H3, HTTP_PROTOCOLS, Listener, Protocol
 from mitu.config.policy import Policy, merge
 from mitu.config.tls import HYBRID, TLS12_SUITES, TLS13_SUITES
 from mitu.config.types import shown
@@ -39,16 +39,16 @@ def _check_protocols(findings: Findings, listener: Listener, loc: Loc) -> None:
 
 
 def _check_handler(findings: Findings, protocol: Protocol, where: Loc) -> None:
-    if protocol.relay is not None and protocol.handler is not None:
+    if protocol.alpn == H3 and not protocol.is_http:
+        hint = "leave relay and handler away: its requests go to the routes"
+        findings.add("E049", "h3 is served in QUIC, which has no stream of bytes to hand on", where, hint=hint)
+    elif protocol.relay is not None and protocol.handler is not None:
         findings.add("E050", f"'{protocol.alpn}' has both a relay and a handler", where, hint="keep one of them")
     elif protocol.relay is None and protocol.handler is None and protocol.alpn not in HTTP_PROTOCOLS:
         if not findings.complete(*where):
             return
-        if protocol.alpn == "h3":
-            hint = "list h2 and http/1.1"
-            findings.add("E049", "HTTP/3 is not served yet", where, found="h3", allowed=HTTP_PROTOCOLS, hint=hint)
-            return
         aliases = {"http": "http/1.1", "http1": "http/1.1", "http1.1": "http/1.1", "http2": "h2", "http/2": "h2"}
+        aliases |= {"http3": H3, "http/3": H3, "quic": H3}
         closest = aliases.get(protocol.alpn.lower()) or nearest(protocol.alpn, HTTP_PROTOCOLS)
         hint = "name the upstream with 'relay', or a Python function with 'handler'"
         findings.add(
@@ -77,13 +77,13 @@ def _check_http(findings: Findings, listener: Listener, loc: Loc) -> None:
 
 
 def _check_no_alpn(findings: Findings, listener: Listener, loc: Loc) -> None:
-    names = [protocol.alpn for protocol in listener.protocols]
+    names = [protocol.alpn for protocol in listener.protocols if not protocol.is_quic]
     if listener.no_alpn in (None, "refuse", *names) or not findings.complete(*loc, "protocols"):
         return
     allowed = (*dict.fromkeys(names), "refuse")
     findings.add(
         "E044",
-        f"no_alpn names '{listener.no_alpn}', which is not among the protocols",
+        f"no_alpn names '{listener.no_alpn}', which is not among the protocols on TCP",
         (*loc, "no_alpn"),
         found=listener.no_alpn,
         allowed=allowed,
@@ -111,6 +111,10 @@ def _check_tls(findings: Findings, listener: Listener, loc: Loc) -> None:
             findings.add(code, message, where, **rest)
         told.add((code, message))
 
+    for at, protocol in enumerate(listener.protocols):
+        if protocol.is_quic and merge(tls, protocol.tls).max_version < "1.3" and findings.complete(*loc, "tls"):
+            hint = "allow TLS 1.3 for it: {alpn: h3, tls: {policy: modern}}"
+            findings.add("E049", "h3 needs TLS 1.3", (*loc, "protocols", at), hint=hint)
     for where, policy, post_quantum in policies:
         if policy.min_version > policy.max_version:
             say("E032", f"min_version {policy.min_version} is above max_version {policy.max_version}", where)

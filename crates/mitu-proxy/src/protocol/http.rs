@@ -1,10 +1,13 @@
 //! HTTP: a connection is served in its version, and every request takes the same way through [`exchange`].
 
 pub mod account;
+mod activity;
 pub mod body;
+mod date;
 mod exchange;
 pub mod h1;
 mod h2;
+pub mod h3;
 mod timer;
 pub mod upgrade;
 mod validate;
@@ -15,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 use mitu_telemetry::http::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::h3::error::Violation;
 use crate::connection::Connection;
 use crate::filter::forwarded::Claims;
 
@@ -27,12 +31,17 @@ pub enum DownstreamError {
     Io(#[from] io::Error),
     #[error(transparent)]
     H2(#[from] hyper::Error),
+    #[error("{}", .0.reason)]
+    H3(Violation),
+    #[error(transparent)]
+    Quic(quinn::ConnectionError),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     H1,
     H2,
+    H3,
 }
 
 /// One connection as its requests see it.
@@ -78,4 +87,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     h2::serve(stream, Downstream::new(connection, Version::H2)).await
+}
+
+/// Serves HTTP/3 until the connection ends.
+pub async fn serve_h3(quic: quinn::Connection, connection: Arc<Connection>) -> Result<(), DownstreamError> {
+    h3::serve(quic, Downstream::new(connection, Version::H3)).await
 }

@@ -80,11 +80,11 @@ pub fn config(routes: Value, upstreams: Value) -> Value {
             "name": "edge", "bind": "127.0.0.1:0", "backlog": 128, "proxy_protocol_from": [], "trusted_proxies": [],
             "protocols": [{"alpn": "h2", "handler": {"kind": "http2"}, "tls": tls},
                           {"alpn": "http/1.1", "handler": {"kind": "http1"}, "tls": tls}],
-            "no_alpn": 1,
+            "no_alpn": 1, "alt_svc": null,
             "sites": [{"names": ["localhost"], "certificates": ["edge"]}], "default_site": 0,
             "routes": routes,
             "limits": {"connections": 1000, "request_header_bytes": 16384, "request_headers": 50,
-                       "request_body_bytes": null, "http2_concurrent_streams": 100, "buffer_bytes": 65536},
+                       "request_body_bytes": null, "concurrent_streams": 100, "buffer_bytes": 65536},
             "timeouts": {"handshake_ms": 10000, "request_header_ms": 10000, "idle_ms": 30000, "relay_idle_ms": 30000},
         }],
     })

@@ -50,6 +50,8 @@ reasons! {
     Refused => "refused";
     /// TLS failed for another reason.
     Tls => "tls";
+    /// QUIC failed around it.
+    Quic => "quic";
     Io => "io";
 }
 

@@ -2,6 +2,7 @@
 //! the same alerts sent. `boring-rustls-provider` does the work; what it is laxer or stricter in is set right here.
 
 mod group;
+mod quic;
 mod record;
 mod verify;
 

@@ -156,6 +156,7 @@ impl Account {
         match self.downstream.version {
             Version::H1 => &metrics.h1,
             Version::H2 => &metrics.h2,
+            Version::H3 => &metrics.h3,
         }
     }
 

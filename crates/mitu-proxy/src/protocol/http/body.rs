@@ -18,8 +18,10 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::account::Account;
+use super::activity::Stream;
 use super::h1::decode::DecodeError;
-use super::h2::Stream;
+use super::h3::body::H3Body;
+use super::h3::error::StreamError;
 use super::upgrade::Upgrade;
 use crate::filter::headers::allowed_in_trailers;
 use crate::upstream::UpstreamBody;
@@ -40,6 +42,10 @@ pub enum BodyError {
     Io(#[from] io::Error),
     #[error(transparent)]
     H2(#[from] hyper::Error),
+    #[error(transparent)]
+    H3(#[from] StreamError),
+    #[error("the body is not as long as its content-length says")]
+    Length,
     /// This side gave up on the body before.
     #[error("the exchange is over")]
     Over,
@@ -50,7 +56,10 @@ impl BodyError {
     fn reason(&self) -> Reason {
         match self {
             Self::TooLarge => Reason::BodyTooLarge,
-            Self::Malformed(DecodeError::Incomplete) | Self::Io(_) | Self::H2(_) | Self::Over => Reason::ClientClosed,
+            Self::H3(StreamError::Broken(_) | StreamError::Malformed) | Self::Length => Reason::BadBody,
+            Self::Malformed(DecodeError::Incomplete) | Self::Io(_) | Self::H2(_) | Self::H3(_) | Self::Over => {
+                Reason::ClientClosed
+            }
             Self::Malformed(_) => Reason::BadBody,
         }
     }
@@ -123,6 +132,7 @@ enum Source {
     Empty,
     H1(Arc<dyn RequestSource>),
     H2(Incoming),
+    H3(Box<H3Body>),
 }
 
 async fn skip(mut body: Incoming) {
@@ -158,6 +168,11 @@ impl RequestBody {
         Self::new(Source::H2(incoming), length, limit)
     }
 
+    /// `length`: as its head announces it.
+    pub fn h3(body: H3Body, length: Option<u64>, limit: Option<u64>) -> Self {
+        Self::new(Source::H3(Box::new(body)), length, limit)
+    }
+
     fn new(source: Source, length: Option<u64>, limit: Option<u64>) -> Self {
         Self { source, left: limit.unwrap_or(u64::MAX), length, progress: Some(Arc::default()), started: false }
     }
@@ -191,17 +206,22 @@ impl RequestBody {
             Source::Empty => Poll::Ready(None),
             Source::H1(source) => source.poll_frame(context),
             Source::H2(incoming) => Pin::new(incoming).poll_frame(context).map_err(BodyError::from),
+            Source::H3(body) => body.poll_frame(context),
         }
     }
 
     /// Gives the body up. On h2, what nobody reads is still taken for a while: a response may come before the request
-    /// has ended, and a client whose stream is reset while it sends (curl is one) never looks at the response.
+    /// has ended, and a client whose stream is reset while it sends (curl is one) never looks at the response. h3 has a
+    /// way to say that the rest is not wanted.
     fn give_up(&mut self) {
-        if let Source::H2(incoming) = std::mem::replace(&mut self.source, Source::Empty)
-            && !incoming.is_end_stream()
-            && let Ok(runtime) = Handle::try_current()
-        {
-            runtime.spawn(timeout(LINGER, skip(incoming)));
+        match std::mem::replace(&mut self.source, Source::Empty) {
+            Source::H2(incoming) if !incoming.is_end_stream() => {
+                if let Ok(runtime) = Handle::try_current() {
+                    runtime.spawn(timeout(LINGER, skip(incoming)));
+                }
+            }
+            Source::H3(mut body) => body.stop(),
+            Source::Empty | Source::H1(_) | Source::H2(_) => {}
         }
     }
 
@@ -261,6 +281,7 @@ impl Body for RequestBody {
             Source::Empty => true,
             Source::H1(_) => false,
             Source::H2(incoming) => incoming.is_end_stream(),
+            Source::H3(body) => body.is_ended(),
         }
     }
 
@@ -268,7 +289,7 @@ impl Body for RequestBody {
         match (&self.source, self.length) {
             (Source::Empty, _) => SizeHint::with_exact(0),
             (Source::H2(incoming), _) => incoming.size_hint(),
-            (Source::H1(_), Some(length)) if !self.started => SizeHint::with_exact(length),
+            (Source::H1(_) | Source::H3(_), Some(length)) if !self.started => SizeHint::with_exact(length),
             _ => SizeHint::default(),
         }
     }
@@ -294,7 +315,7 @@ fn without_refused_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
 pub struct ResponseBody {
     inner: Inner,
     account: Account,
-    /// On h2: the stream is in progress for as long.
+    /// On h2 and h3: the stream is in progress for as long.
     stream: Option<Stream>,
 }
 
@@ -357,6 +378,11 @@ impl ResponseBody {
                 None
             }
         }
+    }
+
+    /// Settles the account, and gives back the stream that is in progress.
+    pub fn settle(self) -> Option<Stream> {
+        self.stream
     }
 
     /// The account, for what comes after the response.

@@ -43,7 +43,7 @@ pub async fn exchange(
     account.has_body(request.body.progress());
     let audience = Audience::of(&request.headers);
     let method = request.method.clone();
-    match answer(downstream, request, &mut account, timer).await {
+    let mut response = match answer(downstream, request, &mut account, timer).await {
         Ok(Answered::Own { status, headers, body }) => {
             account.answer(status);
             let mut response = Response::new(ResponseBody::full(body, account));
@@ -62,7 +62,13 @@ pub async fn exchange(
             response
         }
         Err(reason) => refuse(reason, audience, &method, account),
+    };
+    if downstream.version != Version::H3
+        && let Some(alt_svc) = downstream.connection.listener.alt_svc()
+    {
+        response.headers_mut().insert(header::ALT_SVC, alt_svc);
     }
+    response
 }
 
 /// The answer to a request that failed.

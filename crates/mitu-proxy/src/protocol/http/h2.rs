@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,12 +18,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::account::Account;
+use super::activity::{Activity, Stream};
 use super::body::{RequestBody, ResponseBody};
 use super::exchange::{Incoming, exchange, refuse};
 use super::h1::head::Expect;
 use super::timer::LazyTimer;
 use super::{Downstream, DownstreamError, validate};
-use crate::config::{Limits, Timeouts};
+use crate::config::Limits;
 use crate::respond::Audience;
 
 /// Streams that a client may reset before they are looked at, and errors it may cause, before the connection is closed
@@ -35,83 +35,11 @@ const MAX_LOCAL_RESETS: usize = 128;
 /// How much the client may send ahead over all streams, in streams.
 const CONNECTION_WINDOW: u32 = 4;
 
-/// How busy the connection is, as its streams tell.
-#[derive(Debug)]
-struct Activity {
-    opened: Instant,
-    streams: AtomicUsize,
-    /// Streams with something for the client, which does not take it.
-    stalled: AtomicUsize,
-    /// Milliseconds from `opened` to when a stream last moved, or ended.
-    moved: AtomicU64,
-}
-
-impl Activity {
-    fn new() -> Arc<Self> {
-        let (streams, stalled, moved) = Default::default();
-        Arc::new(Self { opened: Instant::now(), streams, stalled, moved })
-    }
-
-    fn begin(self: &Arc<Self>) -> Stream {
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        self.mark();
-        Stream { activity: self.clone(), stalled: false }
-    }
-
-    fn mark(&self) {
-        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved.store(now, Ordering::Relaxed);
-    }
-
-    /// When to give the connection up if nothing more happens: soon when it is idle or its client does not read, later
-    /// when it waits for an upstream.
-    fn deadline(&self, timeouts: &Timeouts) -> Instant {
-        let waiting = self.streams.load(Ordering::Relaxed) > 0 && self.stalled.load(Ordering::Relaxed) == 0;
-        let patience = if waiting { timeouts.relay_idle_ms } else { timeouts.idle_ms };
-        self.opened + Duration::from_millis(self.moved.load(Ordering::Relaxed) + patience)
-    }
-
-    fn is_idle(&self) -> bool {
-        self.streams.load(Ordering::Relaxed) == 0
-    }
-}
-
-/// A stream in progress, seen from its response's body.
-#[derive(Debug)]
-pub struct Stream {
-    activity: Arc<Activity>,
-    stalled: bool,
-}
-
-impl Stream {
-    /// The body was asked for more: the client has taken what it was given.
-    pub fn asked(&mut self) {
-        if std::mem::take(&mut self.stalled) {
-            self.activity.stalled.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// The body has something for the client.
-    pub fn gave(&mut self) {
-        self.activity.mark();
-        self.stalled = true;
-        self.activity.stalled.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.asked();
-        self.activity.mark();
-        self.activity.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 fn builder(limits: &Limits) -> Builder<TokioExecutor> {
     let window = u32::try_from(limits.buffer_bytes.clamp(16 * 1024, 1 << 30)).unwrap_or(1 << 30);
     let mut builder = Builder::new(TokioExecutor::new());
     builder
-        .max_concurrent_streams(limits.http2_concurrent_streams)
+        .max_concurrent_streams(limits.concurrent_streams)
         .max_header_list_size(u32::try_from(limits.request_header_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(window)
         .initial_connection_window_size(window.saturating_mul(CONNECTION_WINDOW).max(65_535))
@@ -166,8 +94,8 @@ where
     .await
 }
 
-/// Clients may send one cookie a field; outside h2 they are one field (RFC 9113, section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+/// Clients may send one cookie a field; outside h2 and h3 they are one field (RFC 9113, section 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(header::COOKIE).iter();
     if crumbs.nth(1).is_none() {
         return;

@@ -7,7 +7,9 @@ use rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, InboundPlainMessage, KeyBlockShape, MessageDecrypter, MessageEncrypter,
     Tls12AeadAlgorithm, UnsupportedOperationError,
 };
-use rustls::{ConnectionTrafficSecrets, Error, SupportedCipherSuite, Tls12CipherSuite};
+use rustls::{ConnectionTrafficSecrets, Error, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite};
+
+use super::quic;
 
 /// The most that a record may hold (RFC 5246 §6.2.1).
 const MAX_PLAIN: usize = 16 << 10;
@@ -18,11 +20,21 @@ pub fn cipher_suites() -> &'static [SupportedCipherSuite] {
         let known = boring_rustls_provider::provider().cipher_suites;
         let checked = known.into_iter().map(|suite| match suite {
             SupportedCipherSuite::Tls12(suite) => SupportedCipherSuite::Tls12(bounded(suite)),
-            suite @ SupportedCipherSuite::Tls13(_) => suite,
+            SupportedCipherSuite::Tls13(suite) => SupportedCipherSuite::Tls13(over_quic(suite)),
         });
         checked.collect()
     });
     &SUITES
+}
+
+fn over_quic(suite: &'static Tls13CipherSuite) -> &'static Tls13CipherSuite {
+    let CipherSuiteCommon { suite: name, hash_provider, confidentiality_limit } = suite.common;
+    Box::leak(Box::new(Tls13CipherSuite {
+        common: CipherSuiteCommon { suite: name, hash_provider, confidentiality_limit },
+        hkdf_provider: suite.hkdf_provider,
+        aead_alg: suite.aead_alg,
+        quic: suite.quic.map(|algorithm| quic::mended(name, algorithm)),
+    }))
 }
 
 fn bounded(suite: &'static Tls12CipherSuite) -> &'static Tls12CipherSuite {

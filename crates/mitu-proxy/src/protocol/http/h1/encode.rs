@@ -1,12 +1,10 @@
 //! Heads and bodies as they go on the wire.
 
-use std::cell::Cell;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
+use super::super::date;
 use super::head::Framing;
 use super::transport::Outgoing;
 
@@ -66,7 +64,7 @@ pub fn response(
     status_line(out, status);
     fields(out, headers);
     if !headers.contains_key(header::DATE) {
-        date(out);
+        date_field(out);
     }
     match persistence {
         Persistence::Implied => {}
@@ -121,23 +119,9 @@ fn framing_field(out: &mut Vec<u8>, framing: Framing) {
     }
 }
 
-thread_local! {
-    /// The second since the epoch, and how it is written.
-    static DATE: Cell<(u64, [u8; 29])> = const { Cell::new((0, [b' '; 29])) };
-}
-
-fn date(out: &mut Vec<u8>) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (mut second, mut text) = DATE.get();
-    if second != now {
-        let formatted = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(now));
-        if let Ok(bytes) = formatted.as_bytes().try_into() {
-            (second, text) = (now, bytes);
-            DATE.set((second, text));
-        }
-    }
+fn date_field(out: &mut Vec<u8>) {
     out.extend_from_slice(b"date: ");
-    out.extend_from_slice(&text);
+    out.extend_from_slice(&date::now());
     out.extend_from_slice(b"\r\n");
 }
 

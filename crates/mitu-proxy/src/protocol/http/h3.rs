@@ -1,0 +1,221 @@
+//! HTTP/3 towards the client (RFC 9114), over a QUIC connection: its streams, its settings, its end. Requests go the way of
+//! all others.
+
+pub mod body;
+mod control;
+pub mod error;
+mod frame;
+mod head;
+mod qpack;
+mod request;
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use self::control::Opened;
+use self::error::{Code, Violation};
+use self::head::HeadLimits;
+use super::activity::Activity;
+use super::timer::LazyTimer;
+use super::{Downstream, DownstreamError};
+
+/// How many more requests a client may have cancelled than answered, before the connection is closed: each cost something
+/// (CVE-2023-44487 is the same in HTTP/2).
+const MAX_CANCELLED: u32 = 200;
+
+/// The stream of no request that a client could make: a first GOAWAY says that this side is about to go, and nothing more.
+const LAST_STREAM: u64 = (1 << 62) - 4;
+
+/// How long this side waits for its last words to arrive, and for the client to close.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What all streams of a connection share.
+struct Shared {
+    downstream: Arc<Downstream>,
+    quic: quinn::Connection,
+    activity: Arc<Activity>,
+    limits: HeadLimits,
+    opened: Opened,
+    /// Requests that were cancelled, less those that were answered.
+    cancelled: AtomicU32,
+    violation: OnceLock<Violation>,
+    /// The end has been announced, and whoever leaves no stream behind tells of it.
+    closing: AtomicBool,
+    quiet: Notify,
+}
+
+impl Shared {
+    fn new(quic: quinn::Connection, downstream: Arc<Downstream>, limits: HeadLimits) -> Self {
+        Self {
+            downstream,
+            quic,
+            activity: Activity::new(),
+            limits,
+            opened: Opened::default(),
+            cancelled: AtomicU32::new(0),
+            violation: OnceLock::new(),
+            closing: AtomicBool::new(false),
+            quiet: Notify::new(),
+        }
+    }
+
+    /// Reads a stream that the client has opened for itself.
+    async fn read(&self, stream: RecvStream) {
+        if let Err(violation) = control::read(stream, &self.opened).await {
+            self.violated(violation);
+        }
+    }
+
+    /// Ends the connection: what the client says is no HTTP/3.
+    fn violated(&self, violation: Violation) {
+        let violation = self.violation.get_or_init(|| violation);
+        self.quic.close(violation.code.into(), violation.reason.as_bytes());
+    }
+
+    /// A request was answered to its end.
+    fn answered(&self) {
+        let _ = self.cancelled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+    }
+
+    /// The client has taken a request back.
+    fn cancelled(&self) {
+        if self.cancelled.fetch_add(1, Ordering::Relaxed) >= MAX_CANCELLED {
+            self.violated(Violation { code: Code::EXCESSIVE_LOAD, reason: "too many requests were cancelled" });
+        }
+    }
+
+    fn end(&self, error: ConnectionError) -> Result<(), DownstreamError> {
+        match (self.violation.get(), error) {
+            (Some(violation), _) => Err(DownstreamError::H3(*violation)),
+            (None, ConnectionError::ApplicationClosed(close)) if is_calm(close.error_code) => Ok(()),
+            (None, ConnectionError::LocallyClosed) => Ok(()),
+            (None, error) => Err(DownstreamError::Quic(error)),
+        }
+    }
+}
+
+/// Whether a client that closes with this code has nothing to complain of. Some say nothing at all.
+fn is_calm(code: VarInt) -> bool {
+    code == Code::NO_ERROR.into() || code == VarInt::from_u32(0)
+}
+
+/// How far the end of a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Closing {
+    No,
+    /// The client was told to make no further requests; those on their way are served.
+    Announced,
+    /// Requests that come now are refused in a way that lets the client make them elsewhere.
+    Refusing,
+}
+
+pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Result<(), DownstreamError> {
+    let listener = downstream.connection.listener.clone();
+    let limits = HeadLimits { bytes: listener.limits.request_header_bytes, headers: listener.limits.request_headers };
+    let (mut draining, mut lingering) = (downstream.connection.drain.clone(), downstream.connection.drain.clone());
+    let shared = Arc::new(Shared::new(quic.clone(), downstream, limits));
+    let idle = Duration::from_millis(listener.timeouts.idle_ms);
+    let mut control = match timeout(idle, open_control(&quic, limits)).await {
+        Ok(Ok(control)) => control,
+        Ok(Err(error)) => return shared.end(error),
+        Err(_) => return Err(timed_out()),
+    };
+
+    let (mut requests, mut streams) = (pin!(quic.accept_bi()), pin!(quic.accept_uni()));
+    let (mut drained, mut lingered) = (pin!(draining.started()), pin!(lingering.lingered()));
+    let (mut closing, mut next_stream) = (Closing::No, 0);
+    let mut timer = LazyTimer::default();
+    let end = loop {
+        // Streams move without waking this task, so it looks again before a longer deadline than this.
+        let deadline = shared.activity.deadline(&listener.timeouts).min(Instant::now() + idle);
+        tokio::select! {
+            biased;
+            request = &mut requests => match request {
+                Ok((send, recv)) if closing == Closing::Refusing => {
+                    requests.set(quic.accept_bi());
+                    reject(send, recv);
+                }
+                Ok((send, recv)) => {
+                    requests.set(quic.accept_bi());
+                    next_stream = u64::from(VarInt::from(send.id())) + 4;
+                    tokio::spawn(request::serve(shared.clone(), send, recv, shared.activity.begin()));
+                }
+                Err(error) => break error,
+            },
+            stream = &mut streams => match stream {
+                Ok(stream) => {
+                    streams.set(quic.accept_uni());
+                    let shared = shared.clone();
+                    tokio::spawn(async move { shared.read(stream).await });
+                }
+                Err(error) => break error,
+            },
+            () = &mut drained, if closing == Closing::No => {
+                closing = Closing::Announced;
+                shared.closing.store(true, Ordering::Relaxed);
+                goaway(&mut control, LAST_STREAM).await;
+            }
+            () = &mut lingered, if closing == Closing::Announced => {
+                closing = Closing::Refusing;
+                goaway(&mut control, next_stream).await;
+            }
+            () = shared.quiet.notified(), if closing == Closing::Refusing => {}
+            () = poll_fn(|context| timer.poll(context, deadline)) => {
+                if shared.activity.deadline(&listener.timeouts) <= Instant::now() {
+                    if closing == Closing::Refusing || !shared.activity.is_idle() {
+                        quic.close(Code::NO_ERROR.into(), b"");
+                        return if shared.activity.is_idle() { Ok(()) } else { Err(timed_out()) };
+                    }
+                    closing = Closing::Refusing;
+                    goaway(&mut control, next_stream).await;
+                }
+            }
+        }
+        if closing == Closing::Refusing && shared.activity.is_idle() {
+            break last_words(&quic).await;
+        }
+    };
+    shared.end(end)
+}
+
+async fn open_control(quic: &quinn::Connection, limits: HeadLimits) -> Result<SendStream, ConnectionError> {
+    let mut control = quic.open_uni().await?;
+    // A client that does not take it is found out by what comes next.
+    let _ = control.write_chunk(control::settings(limits.bytes)).await;
+    Ok(control)
+}
+
+/// Requests on `stream` and later ones will not be served.
+async fn goaway(control: &mut SendStream, stream: u64) {
+    // A client that leaves no room for it, or has left, cannot be told.
+    let _ = timeout(LAST_WORDS, control.write_chunk(control::goaway(stream))).await;
+}
+
+/// A request that came behind what GOAWAY has said: the client may make it again, elsewhere.
+fn reject(mut send: SendStream, mut recv: RecvStream) {
+    let _ = send.reset(Code::REQUEST_REJECTED.into());
+    let _ = recv.stop(Code::REQUEST_REJECTED.into());
+}
+
+/// Leaves the client to close, for a while: what is on its way to it would be lost with the connection.
+async fn last_words(quic: &quinn::Connection) -> ConnectionError {
+    match timeout(LAST_WORDS, quic.closed()).await {
+        Ok(error) => error,
+        Err(_) => {
+            quic.close(Code::NO_ERROR.into(), b"");
+            ConnectionError::LocallyClosed
+        }
+    }
+}
+
+fn timed_out() -> DownstreamError {
+    io::Error::from(io::ErrorKind::TimedOut).into()
+}

@@ -1,0 +1,284 @@
+"""An HTTP/3 client, and one that says on its streams whatever a test wants: aioquic's QUIC, with what has come kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aioquic.asyncio import QuicConnectionProtocol, connect
+from aioquic.h3.connection import H3Connection
+from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import (
+    ConnectionTerminated,
+    QuicEvent,
+    StopSendingReceived,
+    StreamDataReceived,
+    StreamReset,
+)
+from aioquic.tls import SessionTicket
+
+from support.certificates import Pair
+from support.client import Address
+
+Headers = Sequence[tuple[str, str]]
+
+DATA, HEADERS, CANCEL_PUSH, SETTINGS, PUSH_PROMISE, GOAWAY, MAX_PUSH_ID = 0, 1, 3, 4, 5, 7, 13
+
+NO_ERROR, INTERNAL_ERROR, STREAM_CREATION_ERROR, CLOSED_CRITICAL_STREAM = 0x100, 0x102, 0x103, 0x104
+FRAME_UNEXPECTED, FRAME_ERROR, EXCESSIVE_LOAD, ID_ERROR, SETTINGS_ERROR = 0x105, 0x106, 0x107, 0x108, 0x109
+MISSING_SETTINGS, REQUEST_REJECTED, REQUEST_CANCELLED, REQUEST_INCOMPLETE = 0x10A, 0x10B, 0x10C, 0x10D
+MESSAGE_ERROR, QPACK_DECOMPRESSION_FAILED, QPACK_ENCODER_ERROR, QPACK_DECODER_ERROR = 0x10E, 0x200, 0x201, 0x202
+
+
+@dataclass
+class Answer:
+    """What has come on one stream."""
+
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes = b""
+    trailers: list[tuple[str, str]] = field(default_factory=list)
+    raw: bytes = b""
+    """Every byte, frames and all."""
+    ended: bool = False
+    reset: int | None = None
+    stopped: int | None = None
+    """The code with which the gateway has asked for no more of the request."""
+
+    @property
+    def status(self) -> int:
+        return int(dict(self.headers)[":status"])
+
+    def header(self, name: str) -> str | None:
+        return dict(self.headers).get(name)
+
+
+class Http3(QuicConnectionProtocol):
+    """One connection. `raw`: no HTTP/3 is spoken but what the test sends."""
+
+    def __init__(self, *args: Any, raw: bool = False, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.http = None if raw else H3Connection(self._quic)
+        self.answers: dict[int, Answer] = {}
+        self.ended: ConnectionTerminated | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def quic(self) -> Any:
+        return self._quic
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        match event:
+            case StreamDataReceived():
+                answer = self._answer(event.stream_id)
+                answer.raw += event.data
+                answer.ended |= event.end_stream
+            case StreamReset():
+                self._answer(event.stream_id).reset = event.error_code
+            case StopSendingReceived():
+                self._answer(event.stream_id).stopped = event.error_code
+            case ConnectionTerminated():
+                self.ended = event
+        if self.http is not None:
+            for told in self.http.handle_event(event):
+                self._http_event(told)
+        self._news.set()
+
+    def _http_event(self, event: H3Event) -> None:
+        match event:
+            case HeadersReceived():
+                answer = self._answer(event.stream_id)
+                fields = [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
+                if answer.headers:
+                    answer.trailers = fields
+                else:
+                    answer.headers = fields
+            case DataReceived():
+                self._answer(event.stream_id).body += event.data
+
+    def _answer(self, stream: int) -> Answer:
+        return self.answers.setdefault(stream, Answer())
+
+    def begin(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        host: str = "localhost",
+        headers: Headers = (),
+        body: bytes | None = None,
+        end: bool = True,
+    ) -> int:
+        """Begin a request; its stream. `end`: whether it ends with `body`."""
+        assert self.http is not None
+        stream: int = self._quic.get_next_available_stream_id()
+        self._answer(stream)
+        fields = [(":method", method), (":scheme", "https"), (":authority", host), (":path", path), *headers]
+        encoded = [(name.encode(), value.encode()) for name, value in fields]
+        self.http.send_headers(stream, encoded, end_stream=end and body is None)
+        if body is not None:
+            self.http.send_data(stream, body, end_stream=end)
+        self.transmit()
+        return stream
+
+    def data(self, stream: int, body: bytes, *, end: bool = False) -> None:
+        assert self.http is not None
+        self.http.send_data(stream, body, end_stream=end)
+        self.transmit()
+
+    def send(self, stream: int, data: bytes, *, end: bool = False) -> None:
+        """Bytes on a stream, whatever they are."""
+        self._answer(stream)
+        self._quic.send_stream_data(stream, data, end)
+        self.transmit()
+
+    def open(self, data: bytes, *, end: bool = False, one_way: bool = False) -> int:
+        """A new stream that begins with `data`."""
+        stream: int = self._quic.get_next_available_stream_id(is_unidirectional=one_way)
+        self.send(stream, data, end=end)
+        return stream
+
+    def cancel(self, stream: int, code: int = REQUEST_CANCELLED) -> None:
+        """Takes a request back, and wants no answer."""
+        self._quic.reset_stream(stream, code)
+        self._quic.stop_stream(stream, code)
+        self.transmit()
+
+    async def move(self) -> None:
+        """Goes on from another port, as a client behind a NAT that forgets."""
+        old = self._transport
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(("::", 0))
+        await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=sock)
+        old.close()
+
+    async def until(self, done: Any, seconds: float = 10) -> None:
+        """Waits until `done()`, or the connection has ended."""
+        async with asyncio.timeout(seconds):
+            while not done() and self.ended is None:
+                self._news.clear()
+                await self._news.wait()
+
+    async def answer(self, stream: int, seconds: float = 10) -> Answer:
+        """The whole of an answer, however it ends."""
+        answer = self._answer(stream)
+        await self.until(lambda: answer.ended or answer.reset is not None, seconds)
+        if not answer.ended and answer.reset is None:
+            raise ConnectionError(f"the connection ended: {self.ended}")
+        return answer
+
+    async def get(self, path: str, **settings: Any) -> Answer:
+        return await self.answer(self.begin(path, **settings))
+
+    async def closed(self, seconds: float = 10) -> ConnectionTerminated:
+        """How the gateway has ended the connection."""
+        await self.until(lambda: False, seconds)
+        assert self.ended is not None
+        return self.ended
+
+
+def configuration(
+    ca: Path, *, alpn: Sequence[str] = ("h3",), identity: Pair | None = None, **settings: Any
+) -> QuicConfiguration:
+    made = QuicConfiguration(alpn_protocols=list(alpn), is_client=True, **settings)
+    made.load_verify_locations(str(ca))
+    made.verify_mode = ssl.CERT_REQUIRED
+    if identity is not None:
+        made.load_cert_chain(str(identity.certificate), str(identity.key))
+    return made
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    address: Address,
+    ca: Path,
+    *,
+    name: str = "localhost",
+    raw: bool = False,
+    tickets: list[SessionTicket] | None = None,
+    wait_connected: bool = True,
+    **settings: Any,
+) -> AsyncIterator[Http3]:
+    """A connection with its handshake done, unless `wait_connected` is false. `tickets`: where the session's go."""
+    made = configuration(ca, server_name=name, **settings)
+    client = connect(
+        *address,
+        configuration=made,
+        create_protocol=lambda *args, **more: Http3(*args, raw=raw, **more),
+        session_ticket_handler=None if tickets is None else tickets.append,
+        wait_connected=wait_connected,
+    )
+    async with asyncio.timeout(60):
+        async with client as protocol:
+            assert isinstance(protocol, Http3)
+            try:
+                yield protocol
+            finally:
+                protocol.close()
+                protocol._transport.close()
+
+
+def get(
+    address: Address, ca: Path, path: str, *, name: str = "localhost", idle_timeout: float = 60, **settings: Any
+) -> Answer:
+    """One request on a connection of its own."""
+
+    async def fetch() -> Answer:
+        async with connected(address, ca, name=name, idle_timeout=idle_timeout) as client:
+            return await client.get(path, **settings)
+
+    return asyncio.run(fetch())
+
+
+def varint(value: int) -> bytes:
+    """An integer of QUIC (RFC 9000, section 16)."""
+    for size, limit in ((1, 1 << 6), (2, 1 << 14), (4, 1 << 30), (8, 1 << 62)):
+        if value < limit:
+            return (value | (size.bit_length() - 1) << (8 * size - 2)).to_bytes(size, "big")
+    raise ValueError(f"{value} is too large")
+
+
+def frame(kind: int, payload: bytes = b"") -> bytes:
+    return varint(kind) + varint(len(payload)) + payload
+
+
+def frames(data: bytes) -> list[tuple[int, bytes]]:
+    """The whole frames that `data` consists of."""
+    found = []
+    while data:
+        kind, data = _varint(data)
+        length, data = _varint(data)
+        assert len(data) >= length, "a frame is cut off"
+        found.append((kind, data[:length]))
+        data = data[length:]
+    return found
+
+
+def _varint(data: bytes) -> tuple[int, bytes]:
+    size = 1 << (data[0] >> 6)
+    return int.from_bytes(data[:size], "big") & (1 << 8 * size - 2) - 1, data[size:]
+
+
+def section(fields: Headers) -> bytes:
+    """A field section in which every field is a literal."""
+    made = b"\x00\x00"
+    for name, value in fields:
+        made += _string(name.encode("latin-1"), 0x20, 3) + _string(value.encode("latin-1"), 0, 7)
+    return made
+
+
+def _string(text: bytes, pattern: int, prefix: int) -> bytes:
+    most = (1 << prefix) - 1
+    if len(text) < most:
+        return bytes([pattern | len(text)]) + text
+    length, rest = bytes([pattern | most]), len(text) - most
+    while rest >= 0x80:
+        length, rest = length + bytes([rest & 0x7F | 0x80]), rest >> 7
+    return length + bytes([rest]) + text
