@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import socket
@@ -183,7 +182,9 @@ class TestHandshake:
         answer = h3.get(strict.address(), authority.certificate, "/health", name="edge.test", host="edge.test")
         assert answer.status == 200
 
-    def test_client_certificates_are_asked_for(self, gateway: Start, edge: Pair, app: Server, authority: Authority):
+    def test_client_certificates_are_asked_for(
+        self, gateway: Start, edge: Pair, app: Server, authority: Authority
+    ) -> None:
         tls = {"client_auth": "required", "client_ca": str(authority.certificate)}
         strict = gateway(edge_settings(edge, app.endpoint, tls=tls))
         certificate_required = 0x100 + 116
@@ -397,7 +398,9 @@ class TestReload:
 
         asyncio.run(on_connection(host, port, authority, test))
 
-    def test_a_drain_finishes_what_has_begun(self, gateway: Start, edge: Pair, authority: Authority, serve: Serve):
+    def test_a_drain_finishes_what_has_begun(
+        self, gateway: Start, edge: Pair, authority: Authority, serve: Serve
+    ) -> None:
         release = asyncio.Event()
 
         async def slow(reader: Reader, writer: Writer) -> None:

@@ -1,4 +1,4 @@
-"""An HTTP/3 client, and one that says on its streams whatever a test wants: aioquic's QUIC, with what has come kept."""
+"""An HTTP/3 client, and one that says on its streams whatever a test wants. The QUIC is aioquic's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aioquic.asyncio import QuicConnectionProtocol, connect
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.h3.connection import H3Connection
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
@@ -157,7 +158,8 @@ class Http3(QuicConnectionProtocol):
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(("::", 0))
         await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=sock)
-        old.close()
+        if old is not None:
+            old.close()
 
     async def until(self, done: Any, seconds: float = 10) -> None:
         """Waits until `done()`, or the connection has ended."""
@@ -222,7 +224,8 @@ async def connected(
                 yield protocol
             finally:
                 protocol.close()
-                protocol._transport.close()
+                if protocol._transport is not None:
+                    protocol._transport.close()
 
 
 def get(

@@ -80,6 +80,8 @@ pub struct Hop {
     pub te_trailers: bool,
     /// The `Upgrade` header, where `Connection` nominates it.
     pub upgrade: Option<HeaderValue>,
+    /// What else it nominates: none of that may come in trailers either.
+    pub nominated: Vec<HeaderName>,
 }
 
 /// Removes the headers that belong to the connection, those that `Connection` nominates among them.
@@ -104,7 +106,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
         headers.remove(header::TE);
     }
     if present.connection {
-        let nominates_upgrade = strip_nominated(headers);
+        let nominates_upgrade = strip_nominated(headers, &mut hop.nominated);
         if nominates_upgrade && present.upgrade {
             hop.upgrade = headers.get(header::UPGRADE).cloned();
         }
@@ -129,7 +131,7 @@ struct Present {
 }
 
 /// Removes `Connection` and what it nominates; tells whether that includes `Upgrade`.
-fn strip_nominated(headers: &mut HeaderMap) -> bool {
+fn strip_nominated(headers: &mut HeaderMap, nominated: &mut Vec<HeaderName>) -> bool {
     let mut upgrade = false;
     let Entry::Occupied(connection) = headers.entry(header::CONNECTION) else { return false };
     let (_, values) = connection.remove_entry_mult();
@@ -150,7 +152,8 @@ fn strip_nominated(headers: &mut HeaderMap) -> bool {
             && name != header::TE
             && !super::forwarded::claims_proxy(&name)
         {
-            headers.remove(name);
+            headers.remove(&name);
+            nominated.push(name);
         }
     }
     upgrade
@@ -192,7 +195,10 @@ mod tests {
             ("accept", "*/*"),
         ]);
         let hop = strip_hop_by_hop(&mut headers);
-        assert_eq!(hop, Hop { te_trailers: true, upgrade: None });
+        assert_eq!(
+            hop,
+            Hop { te_trailers: true, upgrade: None, nominated: vec![HeaderName::from_static("x-secret")] }
+        );
         let mut left = names(&headers);
         left.sort_unstable();
         assert_eq!(left, ["accept", "content-length", "host"]);

@@ -304,7 +304,7 @@ fn h2_request(request: &Outbound<'_>, body: RequestBody, tls: bool) -> Result<Re
     let mut headers = request.headers.clone();
     headers.remove(header::UPGRADE);
     headers.remove(header::EXPECT);
-    let authority = headers.remove(header::HOST).unwrap_or(HeaderValue::from_static("localhost"));
+    let authority = headers.remove(header::HOST).unwrap_or(HeaderValue::from_static(""));
     let scheme = if tls { Scheme::HTTPS } else { Scheme::HTTP };
     let uri = Uri::builder()
         .scheme(scheme)

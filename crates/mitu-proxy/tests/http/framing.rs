@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{Gateway, Response, any, app, config, echo, is_closed, to_app};
 
@@ -140,7 +140,6 @@ async fn what_could_be_read_in_two_ways_ends_the_connection() {
 async fn what_is_clear_but_unwanted_leaves_the_connection_open() {
     let gateway = gateway().await;
     for (request, status, reason) in [
-        ("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 405, "method_not_allowed"),
         ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405, "method_not_allowed"),
         ("GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n", 417, "expectation_failed"),
         ("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue, tea\r\n\r\n", 417, "expectation_failed"),
@@ -153,6 +152,22 @@ async fn what_is_clear_but_unwanted_leaves_the_connection_open() {
             assert!(response.text().contains(reason), "{request}: {}", response.text());
         }
     }
+    assert_eq!(gateway.metric(&["mitu_upstream_connects_total"]), 0.0);
+}
+
+/// What follows a CONNECT is meant for the tunnel that there is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_connect_ends_the_connection() {
+    let gateway = gateway().await;
+    let mut client = gateway.h1().await;
+    let tunnelled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let request = format!("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n{tunnelled}");
+    client.write_all(request.as_bytes()).await.unwrap();
+    let response = Response::read(&mut client, &http::Method::GET).await;
+    assert_eq!(response.status, 405);
+    assert_eq!(response.header("connection"), "close");
+    let read = client.read(&mut [0; 64]).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     assert_eq!(gateway.metric(&["mitu_upstream_connects_total"]), 0.0);
 }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mitu_telemetry::http::Reason;
@@ -23,6 +23,7 @@ use super::h1::decode::DecodeError;
 use super::h3::body::H3Body;
 use super::h3::error::StreamError;
 use super::upgrade::Upgrade;
+use super::validate;
 use crate::filter::headers::allowed_in_trailers;
 use crate::upstream::UpstreamBody;
 
@@ -126,6 +127,8 @@ pub struct RequestBody {
     length: Option<u64>,
     progress: Option<Arc<Progress>>,
     started: bool,
+    /// Trailers that are not passed on, beside those that never are.
+    refused: Vec<HeaderName>,
 }
 
 enum Source {
@@ -152,7 +155,7 @@ impl std::fmt::Debug for RequestBody {
 
 impl RequestBody {
     pub fn empty() -> Self {
-        Self { source: Source::Empty, left: 0, length: Some(0), progress: None, started: false }
+        Self { source: Source::Empty, left: 0, length: Some(0), progress: None, started: false, refused: Vec::new() }
     }
 
     /// `length`: none when it is not known beforehand. `limit`: bytes that may come.
@@ -174,7 +177,13 @@ impl RequestBody {
     }
 
     fn new(source: Source, length: Option<u64>, limit: Option<u64>) -> Self {
-        Self { source, left: limit.unwrap_or(u64::MAX), length, progress: Some(Arc::default()), started: false }
+        let (progress, left) = (Some(Arc::default()), limit.unwrap_or(u64::MAX));
+        Self { source, left, length, progress, started: false, refused: Vec::new() }
+    }
+
+    /// Trailers with these names are not passed on.
+    pub fn refuse_trailers(&mut self, names: Vec<HeaderName>) {
+        self.refused = names;
     }
 
     pub fn is_empty(&self) -> bool {
@@ -234,7 +243,10 @@ impl RequestBody {
             }
             return Ok(frame);
         }
-        Ok(without_refused_trailers(frame))
+        if let (Source::H2(_), Some(trailers)) = (&self.source, frame.trailers_ref()) {
+            validate::fields(trailers).map_err(|_| DecodeError::Trailers)?;
+        }
+        Ok(without_refused_trailers(frame, &self.refused))
     }
 }
 
@@ -296,12 +308,13 @@ impl Body for RequestBody {
 }
 
 /// Drops the trailer fields that may not be passed on.
-fn without_refused_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+fn without_refused_trailers(frame: Frame<Bytes>, refused: &[HeaderName]) -> Frame<Bytes> {
+    let allowed = |name: &HeaderName| allowed_in_trailers(name) && !refused.contains(name);
     match frame.into_trailers() {
-        Ok(trailers) if trailers.keys().all(allowed_in_trailers) => Frame::trailers(trailers),
+        Ok(trailers) if trailers.keys().all(allowed) => Frame::trailers(trailers),
         Ok(trailers) => {
             let mut kept = HeaderMap::with_capacity(trailers.len());
-            for (name, value) in trailers.iter().filter(|(name, _)| allowed_in_trailers(name)) {
+            for (name, value) in trailers.iter().filter(|(name, _)| allowed(name)) {
                 kept.append(name, value.clone());
             }
             Frame::trailers(kept)
@@ -315,6 +328,8 @@ fn without_refused_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
 pub struct ResponseBody {
     inner: Inner,
     account: Account,
+    /// Trailers that are not passed on, beside those that never are.
+    refused: Vec<HeaderName>,
     /// On h2 and h3: the stream is in progress for as long.
     stream: Option<Stream>,
 }
@@ -330,7 +345,7 @@ enum Inner {
 
 impl ResponseBody {
     fn new(inner: Inner, account: Account) -> Self {
-        let mut body = Self { inner, account, stream: None };
+        let mut body = Self { inner, account, refused: Vec::new(), stream: None };
         // A body at its end is not asked for.
         if !matches!(body.inner, Inner::Upgrade(_)) && body.is_end_stream() {
             body.account.delivered();
@@ -356,8 +371,9 @@ impl ResponseBody {
         Self::new(if bytes.is_empty() { Inner::Empty } else { Inner::Full(bytes) }, account)
     }
 
-    pub fn upstream(body: UpstreamBody, account: Account) -> Self {
-        Self::new(Inner::Upstream(body), account)
+    /// `refused`: names of trailers that are not passed on.
+    pub fn upstream(body: UpstreamBody, refused: Vec<HeaderName>, account: Account) -> Self {
+        Self { refused, ..Self::new(Inner::Upstream(body), account) }
     }
 
     pub fn upgrade(upgrade: Upgrade, account: Account) -> Self {
@@ -424,7 +440,7 @@ impl Body for ResponseBody {
                     }
                     Some(Ok(frame))
                 } else {
-                    Some(Ok(without_refused_trailers(frame)))
+                    Some(Ok(without_refused_trailers(frame, &this.refused)))
                 }
             }
             Some(Err(error)) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
 use mitu_telemetry::http::Reason;
 use tokio::time::Instant;
 
@@ -54,7 +54,7 @@ pub async fn exchange(
         Ok(Answered::Upstream { status, headers, body }) => {
             account.answer(status);
             let mut response = match body {
-                Proxied::Body(body) => Response::new(ResponseBody::upstream(body, account)),
+                Proxied::Body(body, nominated) => Response::new(ResponseBody::upstream(body, nominated, account)),
                 Proxied::Upgrade(upgrade) => Response::new(ResponseBody::upgrade(upgrade, account)),
             };
             *response.status_mut() = status;
@@ -91,7 +91,8 @@ enum Answered {
 }
 
 enum Proxied {
-    Body(crate::upstream::UpstreamBody),
+    /// And the names of trailers that are not passed on.
+    Body(crate::upstream::UpstreamBody, Vec<HeaderName>),
     Upgrade(super::upgrade::Upgrade),
 }
 
@@ -139,13 +140,18 @@ async fn answer(
         }
         Action::Upstream { upstream, timeout } => {
             let target = target(&request.uri, path, route)?;
-            let hop = strip_hop_by_hop(&mut request.headers);
+            let mut hop = strip_hop_by_hop(&mut request.headers);
+            request.body.refuse_trailers(std::mem::take(&mut hop.nominated));
             if !claims_first {
                 downstream.claims().apply(&mut request.headers);
             }
             route.filters.apply_request(&mut request.headers);
             if let Some(host) = route.filters.host() {
                 request.headers.insert(header::HOST, host.clone());
+            } else if !request.headers.contains_key(header::HOST) {
+                // What an HTTP/1.0 client means that does not say it (RFC 9112, section 3.3).
+                let own = HeaderValue::try_from(connection.local.to_string()).map_err(|_| Reason::BadHost)?;
+                request.headers.insert(header::HOST, own);
             }
             let proxied = Proxy {
                 downstream,
@@ -280,7 +286,7 @@ impl Proxy<'_> {
         let switched = answer.status == StatusCode::SWITCHING_PROTOCOLS;
         let hop = strip_hop_by_hop(&mut headers);
         let body = match (switched, upgrade) {
-            (false, _) => Proxied::Body(answer.body),
+            (false, _) => Proxied::Body(answer.body, hop.nominated),
             (true, None) => return Err(Reason::BadResponse),
             (true, Some(asked)) => {
                 let upgrade = answer.body.into_upgrade(hop.upgrade.unwrap_or(asked));

@@ -117,7 +117,7 @@ async fn serve_stream(
     let refusal = if parts.headers.len() > limits.request_headers {
         Some(Reason::HeaderTooLarge)
     } else {
-        validate::single_content_length(&parts.headers).err()
+        validate::fields(&parts.headers).and_then(|()| validate::single_content_length(&parts.headers)).err()
     };
     let mut response = if let Some(reason) = refusal {
         let account = Account::open(downstream, &parts.method, &parts.uri, &parts.headers);

@@ -1,7 +1,7 @@
 //! What every request must satisfy before it is routed, whichever version brought it.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use mitu_telemetry::http::Reason;
 
 /// CONNECT is for forward proxies; TRACE would show a client the headers that were added on the way.
@@ -75,6 +75,18 @@ fn is_authority(text: &[u8]) -> bool {
         Some(_) => false,
     };
     host_is_sound && port_is_sound
+}
+
+/// Fields of h2 and h3, whose framing lets through what would mean something else in HTTP/1.1 (RFC 9113, section 8.2.1; RFC
+/// 9114, section 10.3).
+pub fn fields(headers: &HeaderMap) -> Result<(), Reason> {
+    let is_padding = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let sound = |(name, value): (&HeaderName, &HeaderValue)| {
+        let value = value.as_bytes();
+        // The one byte that `HeaderName` takes and a token (RFC 9110, section 5.6.2) does not have.
+        !name.as_str().contains('"') && !is_padding(value.first()) && !is_padding(value.last())
+    };
+    if headers.iter().all(sound) { Ok(()) } else { Err(Reason::BadRequest) }
 }
 
 /// The one `Content-Length` of an h2 request, whose frames have the last word (RFC 9113, section 8.1.1).

@@ -157,7 +157,7 @@ fn chunk_size(buffer: &mut BytesMut) -> Result<Option<u64>, DecodeError> {
     }
     let extension = &line[digits..];
     let clean = extension.iter().all(|&byte| byte == b'\t' || !byte.is_ascii_control());
-    if !clean || !(extension.is_empty() || extension.trim_ascii_start().starts_with(b";")) {
+    if !clean || !is_closed(extension) || !(extension.is_empty() || extension.trim_ascii_start().starts_with(b";")) {
         return Err(DecodeError::Chunk);
     }
     let size = line[..digits]
@@ -166,6 +166,20 @@ fn chunk_size(buffer: &mut BytesMut) -> Result<Option<u64>, DecodeError> {
         .fold(0_u64, |size, digit| size << 4 | u64::from(digit));
     buffer.advance(newline + 1);
     Ok(Some(size))
+}
+
+/// Whether every quoted string has its end: for some, one may go on over the end of the line.
+fn is_closed(extension: &[u8]) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in extension {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+    }
+    !quoted && !escaped
 }
 
 fn trailers(block: &Bytes, limits: HeadLimits) -> Result<HeaderMap, DecodeError> {

@@ -375,6 +375,8 @@ where
     let keep = client.keep_alive
         && body_read
         && !body.failure().is_some_and(respond::is_malformed)
+        // What follows is meant for the tunnel that there is not (RFC 9110, section 9.3.6).
+        && client.method != Method::CONNECT
         && framing != Some(Framing::UntilClose)
         && !downstream.connection.drain.draining();
     let persistence = match (keep, client.http11) {

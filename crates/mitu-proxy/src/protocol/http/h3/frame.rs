@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{Chunk, ReadError, RecvStream, VarInt};
@@ -11,7 +12,8 @@ use super::error::{Code, StreamError};
 /// Bytes read at once.
 const READ: usize = 64 * 1024;
 
-/// Most bytes, in frames that nobody knows, that are passed over on one stream: they would cost without end otherwise.
+/// Most bytes a second, in frames that nobody knows, that are passed over on one stream: they would cost without end
+/// otherwise. Some clients send a few with each request.
 const MAX_UNKNOWN: u64 = 64 * 1024;
 
 pub const DATA: u64 = 0x0;
@@ -40,7 +42,9 @@ pub struct FrameReader {
     kind: u64,
     /// The payload of a frame that is wanted whole.
     payload: BytesMut,
+    /// Of frames that nobody knows, and since when.
     unknown: u64,
+    since: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +69,7 @@ pub enum Piece {
 impl FrameReader {
     pub fn new(stream: RecvStream) -> Self {
         let (chunk, head, left, kind, payload, unknown) = Default::default();
-        Self { stream, chunk, head, left, kind, payload, unknown }
+        Self { stream, chunk, head, left, kind, payload, unknown, since: Instant::now() }
     }
 
     pub fn stream(&mut self) -> &mut RecvStream {
@@ -99,12 +103,7 @@ impl FrameReader {
                             return Poll::Ready(Ok(Piece::Whole(kind, self.payload.split().freeze())));
                         }
                     }
-                    _ => {
-                        self.unknown += length as u64;
-                        if self.unknown > MAX_UNKNOWN {
-                            return Poll::Ready(Err(Code::EXCESSIVE_LOAD.broken("too much in unknown frames")));
-                        }
-                    }
+                    _ => self.pass_over(length as u64)?,
                 }
                 continue;
             }
@@ -120,14 +119,24 @@ impl FrameReader {
                 if length == 0 {
                     return Poll::Ready(Ok(Piece::Whole(kind, Bytes::new())));
                 }
-            } else {
-                // Also for those without a payload, and for DATA without any: each costs as much as a byte.
-                self.unknown += 1;
-                if kind != DATA && self.unknown > MAX_UNKNOWN {
-                    return Poll::Ready(Err(Code::EXCESSIVE_LOAD.broken("too many unknown frames")));
-                }
+            } else if kind != DATA {
+                // Also without a payload.
+                self.pass_over(1)?;
             }
         }
+    }
+
+    /// Counts what is passed over.
+    fn pass_over(&mut self, bytes: u64) -> Result<(), StreamError> {
+        self.unknown += bytes;
+        if self.unknown <= MAX_UNKNOWN {
+            return Ok(());
+        }
+        if self.since.elapsed() < Duration::from_secs(1) {
+            return Err(Code::EXCESSIVE_LOAD.broken("too much in unknown frames"));
+        }
+        (self.unknown, self.since) = (0, Instant::now());
+        Ok(())
     }
 
     /// Type and length of the next frame; None: the stream has ended.

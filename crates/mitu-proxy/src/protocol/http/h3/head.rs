@@ -5,6 +5,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 use mitu_telemetry::http::Reason;
 
+use super::super::validate;
 use super::qpack::{DecodeError, Decoder, Field, FieldName, Name, Pseudo, is_of_connection};
 
 /// Room for what is added on the way.
@@ -85,6 +86,7 @@ impl Head {
                 Named::Header(name) => append(&mut headers, name, value, limits.headers)?,
             }
         }
+        validate::fields(&headers).map_err(HeadError::Refused)?;
         let method = pseudo.method.as_ref().ok_or(MALFORMED)?;
         let method = Method::from_bytes(method).map_err(|_| MALFORMED)?;
         let uri = uri(&method, &pseudo)?;
@@ -106,6 +108,7 @@ pub fn decode_trailers(section: Bytes, limits: HeadLimits) -> Result<HeaderMap, 
             Named::Header(name) => append(&mut trailers, name, value, limits.headers)?,
         }
     }
+    validate::fields(&trailers).map_err(HeadError::Refused)?;
     Ok(trailers)
 }
 
@@ -133,9 +136,7 @@ fn append(headers: &mut HeaderMap, name: HeaderName, value: Bytes, limit: usize)
     if headers.len() >= limit {
         return Err(HeadError::Refused(Reason::HeaderTooLarge));
     }
-    // Neither may come from, or go into, a header of HTTP/1.1 in any other way (RFC 9114, section 10.3).
-    let padded = [value.first(), value.last()].iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'));
-    let value = HeaderValue::from_maybe_shared(value).ok().filter(|_| !padded).ok_or(MALFORMED)?;
+    let value = HeaderValue::from_maybe_shared(value).map_err(|_| MALFORMED)?;
     headers.append(name, value);
     Ok(())
 }
@@ -152,7 +153,8 @@ fn uri(method: &Method, pseudo: &PseudoFields) -> Result<Uri, HeadError> {
     let known = [&b"https"[..], b"http"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
     let path = pseudo.path.clone().ok_or(MALFORMED)?;
     // The extension is not offered, so that nobody may use it.
-    if !known || pseudo.protocol.is_some() || !(path.starts_with(b"/") || path == "*") {
+    let sound = (path.starts_with(b"/") && !path.contains(&b'#')) || path == "*";
+    if !known || pseudo.protocol.is_some() || !sound {
         return Err(MALFORMED);
     }
     Uri::from_maybe_shared(path).map_err(|_| MALFORMED)
@@ -239,6 +241,7 @@ mod tests {
             vec![method, scheme, (":path", "")],
             vec![method, scheme, (":path", "x")],
             vec![method, scheme, (":path", "/a b")],
+            vec![method, scheme, (":path", "/a#b")],
             vec![method, scheme, (":path", "/\r\nx: y")],
             vec![method, (":scheme", "ftp"), path],
             vec![(":method", "GE T"), scheme, path],
@@ -251,6 +254,7 @@ mod tests {
             with(&[("X-A", "1")]),
             with(&[("", "1")]),
             with(&[("x a", "1")]),
+            with(&[("x\"a", "1")]),
             with(&[("x:a", "1")]),
             with(&[("x-a", "1\r\nx-b: 2")]),
             with(&[("x-a", "1\n")]),
