@@ -145,7 +145,8 @@ def _settings(edge: Pair, recorders: dict[str, Recorder]) -> Settings:
         app = _name(protocol)
         routes = [health(), moved, {**to_app(filters=filters), "upstream": app}]
         limits = {"request_body_size": f"{LIMIT}B", "request_header_size": "64KiB"}
-        listeners.append(listener(edge, name=app, routes=routes, limits=limits))
+        protocols = ["h3", "h2", "http/1.1"]
+        listeners.append(listener(edge, name=app, protocols=protocols, routes=routes, limits=limits))
         relayed = [{"alpn": "http/1.1", "relay": f"relay-{app}"}, {"alpn": "h2", "relay": f"relay-{app}"}]
         listeners.append(listener(edge, name=f"relay-{app}", protocols=relayed))
         upstreams.append(upstream(app, recorder.endpoint, protocol=protocol))

@@ -39,7 +39,9 @@ def every() -> Iterator[object]:
     for downstream in DOWNSTREAMS:
         for protocol in UPSTREAMS:
             for case in downstream.cases:
-                marks = [pytest.mark.xfail(strict=True, reason=case.row.known)] if case.row.known else []
+                # HTTP/2 is read by a library; what it lets through, HTTP/3 does not.
+                known = case.row.known if downstream.name == "h2" else ""
+                marks = [pytest.mark.xfail(strict=True, reason=known)] if known else []
                 name = f"{downstream.name}-to-{protocol}, {case.name}"
                 yield pytest.param(downstream, protocol, case, id=name, marks=marks)
 
@@ -51,7 +53,7 @@ def test_smuggling(
     way = ways[protocol]
     pair = f"{downstream.name} to {protocol}"
     found, evidence = try_out(way, way.address, downstream, case)
-    pytestconfig.stash[TALLY].note(pair, wrong=bool(found), known=bool(case.row.known))
+    pytestconfig.stash[TALLY].note(pair, wrong=bool(found), known=bool(case.row.known) and downstream.name == "h2")
     assert not found, "\n".join(["", *found, *evidence])
 
 

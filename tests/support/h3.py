@@ -252,13 +252,13 @@ def frame(kind: int, payload: bytes = b"") -> bytes:
     return varint(kind) + varint(len(payload)) + payload
 
 
-def frames(data: bytes) -> list[tuple[int, bytes]]:
-    """The whole frames that `data` consists of."""
+def frames(data: bytes, *, whole: bool = True) -> list[tuple[int, bytes]]:
+    """The frames that `data` consists of, the last of them whole if `whole`."""
     found = []
     while data:
         kind, data = _varint(data)
         length, data = _varint(data)
-        assert len(data) >= length, "a frame is cut off"
+        assert len(data) >= length or not whole, "a frame is cut off"
         found.append((kind, data[:length]))
         data = data[length:]
     return found
@@ -269,12 +269,24 @@ def _varint(data: bytes) -> tuple[int, bytes]:
     return int.from_bytes(data[:size], "big") & (1 << 8 * size - 2) - 1, data[size:]
 
 
+def status(block: bytes) -> int:
+    """The status that the gateway begins its field sections with."""
+    known = {24: 103, 25: 200, 26: 304, 27: 404, 28: 503, 67: 400, 68: 403, 69: 421, 70: 425, 71: 500}
+    if block[2] & 0xC0 == 0xC0:
+        index = block[2] & 0x3F
+        return known[index if index < 63 else 63 + block[3]]
+    assert block[2] == 0x5F and block[3] == 9, "no :status at the beginning"
+    return int(block[5 : 5 + block[4]])
+
+
 def section(fields: Headers) -> bytes:
     """A field section in which every field is a literal."""
-    made = b"\x00\x00"
-    for name, value in fields:
-        made += _string(name.encode("latin-1"), 0x20, 3) + _string(value.encode("latin-1"), 0, 7)
-    return made
+    return section_of([(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields])
+
+
+def section_of(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The same for fields whose bytes are no text."""
+    return b"\x00\x00" + b"".join(_string(name, 0x20, 3) + _string(value, 0, 7) for name, value in fields)
 
 
 def _string(text: bytes, pattern: int, prefix: int) -> bytes:

@@ -105,7 +105,7 @@ mod tests {
                 suite.quic_suite().unwrap().keys(b"destination", Side::Server, Version::V1).local.header
             };
             for first in [0x43, 0xc0, 0xe2] {
-                let sample: [u8; BLOCK] = std::array::from_fn(|at| at as u8 * 3 + first);
+                let sample: [u8; BLOCK] = std::array::from_fn(|at| (at as u8 * 3).wrapping_add(first));
                 let run = |key: Box<dyn HeaderProtectionKey>| {
                     let (mut protected, mut number) = (first, [1, 2, 3, 4]);
                     key.encrypt_in_place(&sample, &mut protected, &mut number).unwrap();

@@ -3,6 +3,7 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Frame;
 
 use super::error::{Code, StreamError};
@@ -19,7 +20,8 @@ pub struct H3Body {
     limits: HeadLimits,
     /// As `Content-Length` says, less what has come.
     left: Option<u64>,
-    trailers: bool,
+    /// They are given on with the end of the stream: what follows them would be no request of HTTP/3.
+    trailers: Option<HeaderMap>,
     ended: bool,
     connection: quinn::Connection,
 }
@@ -32,7 +34,7 @@ impl H3Body {
         limits: HeadLimits,
         connection: quinn::Connection,
     ) -> Self {
-        Self { frames, next, limits, left: length, trailers: false, ended: false, connection }
+        Self { frames, next, limits, left: length, trailers: None, ended: false, connection }
     }
 
     pub fn is_ended(&self) -> bool {
@@ -51,19 +53,15 @@ impl H3Body {
         if self.ended {
             return Poll::Ready(None);
         }
-        let polled = match self.next.take() {
-            Some(piece) => Ok(piece),
-            None => ready!(self.frames.poll_piece(context, self.limits.bytes)),
-        };
-        let frame = polled.and_then(|piece| self.accept(piece));
-        let frame = match frame {
-            Ok(Some(frame)) => self.count(frame),
+        let frame = match ready!(self.poll_piece(context)) {
+            Ok(Some(data)) => self.count(data),
             Ok(None) => {
                 self.ended = true;
-                if self.left.is_none_or(|left| left == 0) {
-                    return Poll::Ready(None);
+                match (self.left, self.trailers.take()) {
+                    (Some(1..), _) => Err(BodyError::Length),
+                    (_, Some(trailers)) => Ok(Frame::trailers(trailers)),
+                    (_, None) => return Poll::Ready(None),
                 }
-                Err(BodyError::Length)
             }
             Err(error) => {
                 if let StreamError::Broken(violation) = &error {
@@ -82,30 +80,41 @@ impl H3Body {
     }
 
     /// Holds the body to its length.
-    fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
-        if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
+    fn count(&mut self, data: Bytes) -> Result<Frame<Bytes>, BodyError> {
+        if let Some(left) = &mut self.left {
             *left = left.checked_sub(data.len() as u64).ok_or(BodyError::Length)?;
         }
-        Ok(frame)
+        Ok(Frame::data(data))
     }
 
-    /// None: the end.
-    fn accept(&mut self, piece: Piece) -> Result<Option<Frame<Bytes>>, StreamError> {
-        match piece {
-            Piece::End => Ok(None),
-            Piece::Data(data) if !self.trailers => Ok(Some(Frame::data(data))),
-            Piece::Whole(frame::HEADERS, section) if !self.trailers => {
-                self.trailers = true;
-                match decode_trailers(section, self.limits) {
-                    Ok(trailers) => Ok(Some(Frame::trailers(trailers))),
-                    Err(HeadError::Decompression) => {
-                        Err(Code::QPACK_DECOMPRESSION_FAILED.broken("malformed trailers"))
-                    }
-                    Err(HeadError::Refused(_)) => Err(StreamError::Malformed),
+    /// The next data; None: the end.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+        loop {
+            let piece = match self.next.take() {
+                Some(piece) => piece,
+                None => ready!(self.frames.poll_piece(context, self.limits.bytes))?,
+            };
+            match piece {
+                Piece::End => return Poll::Ready(Ok(None)),
+                Piece::Data(data) if self.trailers.is_none() => return Poll::Ready(Ok(Some(data))),
+                Piece::Whole(frame::HEADERS, section) if self.trailers.is_none() => {
+                    self.trailers = Some(trailers(section, self.limits)?);
+                }
+                Piece::TooLarge(frame::HEADERS) if self.trailers.is_none() => {
+                    return Poll::Ready(Err(StreamError::Malformed));
+                }
+                _ => {
+                    let reason = "a frame that does not belong behind a head";
+                    return Poll::Ready(Err(Code::FRAME_UNEXPECTED.broken(reason)));
                 }
             }
-            Piece::TooLarge(frame::HEADERS) if !self.trailers => Err(StreamError::Malformed),
-            _ => Err(Code::FRAME_UNEXPECTED.broken("a frame that does not belong behind a head")),
         }
     }
+}
+
+fn trailers(section: Bytes, limits: HeadLimits) -> Result<HeaderMap, StreamError> {
+    decode_trailers(section, limits).map_err(|error| match error {
+        HeadError::Decompression => Code::QPACK_DECOMPRESSION_FAILED.broken("malformed trailers"),
+        HeadError::Refused(_) => StreamError::Malformed,
+    })
 }

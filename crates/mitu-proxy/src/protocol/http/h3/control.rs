@@ -121,6 +121,7 @@ async fn control(mut frames: FrameReader) -> Result<(), StreamError> {
     loop {
         let piece = poll_fn(|context| frames.poll_piece(context, MAX_FRAME)).await?;
         match piece {
+            Piece::TooLarge(_) => return Err(Code::EXCESSIVE_LOAD.broken("a large frame on the control stream")),
             Piece::Whole(frame::SETTINGS, payload) if first => check_settings(&payload)?,
             _ if first && piece != Piece::End => return Err(Code::MISSING_SETTINGS.broken("no settings")),
             Piece::Whole(frame::GOAWAY, payload) => {
@@ -142,7 +143,6 @@ async fn control(mut frames: FrameReader) -> Result<(), StreamError> {
             Piece::Whole(..) | Piece::Data(_) => {
                 return Err(Code::FRAME_UNEXPECTED.broken("a frame that does not belong on a control stream"));
             }
-            Piece::TooLarge(_) => return Err(Code::EXCESSIVE_LOAD.broken("a large frame on the control stream")),
             Piece::End => return Err(StreamError::Broken(CLOSED)),
         }
         first = false;
