@@ -191,7 +191,7 @@ def test_what_matches(expected: str, printed: str, matches: bool) -> None:
 
 
 class TestTheDemo:
-    PROTOCOLS = ("HTTP/1.1", "HTTP/2", "MQTT", "private/1", "smtp")
+    PROTOCOLS = ("HTTP/1.1", "HTTP/2", "HTTP/3", "MQTT", "private/1", "smtp")
 
     @pytest.fixture
     def folder(self) -> Iterator[Path]:
@@ -240,10 +240,10 @@ class TestTheDemo:
         assert code == 0
         for protocol in self.PROTOCOLS:
             assert re.search(rf"^  ✓ {re.escape(protocol)} ", text, re.MULTILINE), protocol
-        assert "5 of 5 answered as they should be\n" in text
-        assert text.count("app answers GET /hello") == 2
+        assert "6 of 6 answered as they should be\n" in text
+        assert text.count("app answers GET /hello") == 3
         assert "refused (no_application_protocol)" in text
-        assert len(re.findall(r"over TLS 1\.3; handshake [0-9.]+ ms, [0-9.]+ ms of it in the gateway", text)) == 4
+        assert len(re.findall(r"over TLS 1\.3; handshake [0-9.]+ ms, [0-9.]+ ms of it in the gateway", text)) == 5
         assert "drained and stopped" in text
         found = self.ports(text)
         assert len(found) == 3
@@ -261,12 +261,12 @@ class TestTheDemo:
             (tmp_path / program).symlink_to(found)
         code, text = self.once(folder, PATH=str(tmp_path))
         if here and which("mosquitto"):
-            assert (code, "5 of 5 answered as they should be\n" in text) == (0, True)
+            assert (code, "6 of 6 answered as they should be\n" in text) == (0, True)
         else:
-            assert (code, "4 of 4 answered as they should be, MQTT left out\n" in text) == (1, True)
+            assert (code, "5 of 5 answered as they should be, MQTT left out\n" in text) == (1, True)
             assert "is missing, so MQTT is left out; get it with: apt-get install mosquitto" in text
-        assert text.count("app answers GET /hello") == 2
-        assert len(re.findall(r"/client\.py localhost:\d+ ", text)) == 4
+        assert text.count("app answers GET /hello") == 3
+        assert len(re.findall(r"/client\.py localhost:\d+ ", text)) == 5
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
     def test_it_goes_on_on_a_terminal_and_leaves_nothing_behind(self, folder: Path, number: signal.Signals) -> None:
