@@ -203,7 +203,7 @@ async fn secure(
     *peer = canonical(*peer);
 
     // PROXY header: required of the peers that are trusted to send one, and of nobody else.
-    if listener.proxy_protocol_from.iter().any(|trusted| trusted.contains(&peer.ip())) {
+    if listener.expects_proxy_header(peer.ip()) {
         let header = tokio::select! {
             biased;
             header = proxy_protocol::read(&mut tcp) => header,
@@ -288,7 +288,7 @@ async fn secure_quic(
 ) -> Result<Secured, HandshakeError> {
     let local = canonical(incoming.local_ip().map_or(address, |ip| SocketAddr::new(ip, address.port())));
     // What must come through a load balancer that tells the client's address does not come in QUIC.
-    if listener.proxy_protocol_from.iter().any(|trusted| trusted.contains(&peer.ip())) {
+    if listener.expects_proxy_header(peer.ip()) {
         listener.metrics.refused_proxy_protocol.inc();
         return Err(HandshakeError::ProxyProtocol("there is none in QUIC"));
     }

@@ -1,6 +1,6 @@
 //! A listener: what it is configured to do (compiled, immutable), and its place among the live ones.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -32,7 +32,7 @@ use crate::upstream::Upstreams;
 #[derive(Debug)]
 pub struct Listener {
     pub name: String,
-    pub proxy_protocol_from: Vec<IpNet>,
+    proxy_protocol_from: Vec<IpNet>,
     pub trusted_proxies: Vec<IpNet>,
     pub limits: Limits,
     pub timeouts: Timeouts,
@@ -162,6 +162,11 @@ impl Listener {
             limits: config.limits.clone(),
             timeouts: config.timeouts.clone(),
         })
+    }
+
+    /// Whether a peer at this address is one that tells its client's in a PROXY header.
+    pub fn expects_proxy_header(&self, peer: IpAddr) -> bool {
+        self.proxy_protocol_from.iter().any(|trusted| trusted.contains(&peer))
     }
 
     /// Whether it has a UDP side.

@@ -32,6 +32,30 @@ pub struct Incoming {
     pub http10: bool,
 }
 
+impl Incoming {
+    /// A request of h2 or h3.
+    pub fn in_frames(method: Method, uri: Uri, mut headers: HeaderMap, body: RequestBody) -> Self {
+        let expect = match headers.remove(header::EXPECT) {
+            Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Expect::Other,
+            _ => Expect::Nothing,
+        };
+        join_cookies(&mut headers);
+        Self { method, uri, headers, body, expect, http10: false }
+    }
+}
+
+/// Clients may send one cookie a field; outside h2 and h3 they are one field (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    if crumbs.nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// Answers a request. Dropping the future abandons it, and the upstream's part with it.
 pub async fn exchange(
     downstream: &Arc<Downstream>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{Request, Response};
 use hyper::body::Incoming as HyperBody;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
@@ -21,7 +21,6 @@ use super::account::Account;
 use super::activity::{Activity, Stream};
 use super::body::{RequestBody, ResponseBody};
 use super::exchange::{Incoming, exchange, refuse};
-use super::h1::head::Expect;
 use super::timer::LazyTimer;
 use super::{Downstream, DownstreamError, validate};
 use crate::config::Limits;
@@ -94,18 +93,6 @@ where
     .await
 }
 
-/// Clients may send one cookie a field; outside h2 and h3 they are one field (RFC 9113, section 8.2.3).
-pub fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(header::COOKIE).iter();
-    if crumbs.nth(1).is_none() {
-        return;
-    }
-    let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
-        headers.insert(header::COOKIE, joined);
-    }
-}
-
 async fn serve_stream(
     downstream: &Arc<Downstream>,
     request: Request<HyperBody>,
@@ -123,14 +110,8 @@ async fn serve_stream(
         let account = Account::open(downstream, &parts.method, &parts.uri, &parts.headers);
         refuse(reason, audience, &parts.method, account)
     } else {
-        let mut headers = parts.headers;
-        let expect = match headers.remove(header::EXPECT) {
-            Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Expect::Other,
-            _ => Expect::Nothing,
-        };
-        join_cookies(&mut headers);
         let body = RequestBody::h2(body, limits.request_body_bytes);
-        let incoming = Incoming { method: parts.method, uri: parts.uri, headers, body, expect, http10: false };
+        let incoming = Incoming::in_frames(parts.method, parts.uri, parts.headers, body);
         exchange(downstream, incoming, &mut LazyTimer::default()).await
     };
     response.body_mut().during(stream);

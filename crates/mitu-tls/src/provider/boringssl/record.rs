@@ -28,24 +28,28 @@ pub fn cipher_suites() -> &'static [SupportedCipherSuite] {
 }
 
 fn over_quic(suite: &'static Tls13CipherSuite) -> &'static Tls13CipherSuite {
-    let CipherSuiteCommon { suite: name, hash_provider, confidentiality_limit } = suite.common;
     Box::leak(Box::new(Tls13CipherSuite {
-        common: CipherSuiteCommon { suite: name, hash_provider, confidentiality_limit },
+        common: copied(&suite.common),
         hkdf_provider: suite.hkdf_provider,
         aead_alg: suite.aead_alg,
-        quic: suite.quic.map(|algorithm| quic::mended(name, algorithm)),
+        quic: suite.quic.map(|algorithm| quic::mended(suite.common.suite, algorithm)),
     }))
 }
 
 fn bounded(suite: &'static Tls12CipherSuite) -> &'static Tls12CipherSuite {
-    let CipherSuiteCommon { suite: name, hash_provider, confidentiality_limit } = suite.common;
     Box::leak(Box::new(Tls12CipherSuite {
-        common: CipherSuiteCommon { suite: name, hash_provider, confidentiality_limit },
+        common: copied(&suite.common),
         prf_provider: suite.prf_provider,
         kx: suite.kx,
         sign: suite.sign,
         aead_alg: Box::leak(Box::new(Bounded(suite.aead_alg))),
     }))
+}
+
+/// rustls has no copy of it.
+fn copied(common: &CipherSuiteCommon) -> CipherSuiteCommon {
+    let CipherSuiteCommon { suite, hash_provider, confidentiality_limit } = *common;
+    CipherSuiteCommon { suite, hash_provider, confidentiality_limit }
 }
 
 /// Refuses records of TLS 1.2 that hold more than they may, which is left to the provider there.

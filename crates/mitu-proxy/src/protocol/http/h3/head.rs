@@ -175,16 +175,10 @@ fn host(authority: Bytes, headers: &mut HeaderMap) -> Result<(), HeadError> {
 }
 
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
-    let ambiguous = HeadError::Refused(Reason::AmbiguousFraming);
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    match (lengths.next(), lengths.next()) {
-        (None, _) => Ok(None),
-        (Some(length), None) if length.as_bytes().iter().all(u8::is_ascii_digit) => {
-            let length = length.to_str().ok().and_then(|length| length.parse().ok());
-            length.map(Some).ok_or(ambiguous)
-        }
-        _ => Err(ambiguous),
-    }
+    validate::single_content_length(headers).map_err(HeadError::Refused)?;
+    let Some(length) = headers.get(header::CONTENT_LENGTH) else { return Ok(None) };
+    let length = length.to_str().ok().and_then(|length| length.parse().ok());
+    length.map(Some).ok_or(HeadError::Refused(Reason::AmbiguousFraming))
 }
 
 #[cfg(test)]

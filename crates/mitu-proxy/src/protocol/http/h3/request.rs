@@ -24,8 +24,6 @@ use crate::protocol::http::account::Account;
 use crate::protocol::http::activity::Stream;
 use crate::protocol::http::body::{BodyError, RequestBody, ResponseBody};
 use crate::protocol::http::exchange::{Incoming, exchange, refuse};
-use crate::protocol::http::h1::head::Expect;
-use crate::protocol::http::h2::join_cookies;
 use crate::protocol::http::timer::LazyTimer;
 use crate::respond::Audience;
 
@@ -67,7 +65,7 @@ async fn answer(
 
     let patience = Duration::from_millis(listener.timeouts.request_header_ms);
     let read = timer.limit(Instant::now() + patience, read_head(&mut frames, shared)).await;
-    let (mut head, next) = match read.unwrap_or(Err(Unread::Refused(Reason::HeaderTimeout))) {
+    let (head, next) = match read.unwrap_or(Err(Unread::Refused(Reason::HeaderTimeout))) {
         Ok(read) => read,
         Err(Unread::Failed(error)) => {
             responder.reset(Code::REQUEST_CANCELLED);
@@ -86,11 +84,6 @@ async fn answer(
         }
     };
 
-    let expect = match head.headers.remove(header::EXPECT) {
-        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Expect::Other,
-        _ => Expect::Nothing,
-    };
-    join_cookies(&mut head.headers);
     let length = head.content_length;
     let body = match next {
         Some(Piece::End) if length.is_none_or(|length| length == 0) => RequestBody::empty(),
@@ -100,7 +93,7 @@ async fn answer(
         }
     };
     let method = head.method.clone();
-    let incoming = Incoming { method: head.method, uri: head.uri, headers: head.headers, body, expect, http10: false };
+    let incoming = Incoming::in_frames(head.method, head.uri, head.headers, body);
     let exchange = exchange(downstream, incoming, &mut timer);
     // A client that does not want the response any more ends the work for it.
     let mut response = responder.unless_stopped(exchange).await?;
