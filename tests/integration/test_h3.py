@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from aioquic.quic.connection import QuicConnection
 
 from support import h3
 from support.certificates import Authority, Pair
@@ -352,6 +355,24 @@ def is_free(port: int) -> bool:
         return True
 
 
+def held(serve: Serve, body: bytes) -> tuple[Server, Callable[[], None]]:
+    """An upstream that answers with `body`, but not before it is let go."""
+    let_go = asyncio.Event()
+
+    async def wait(reader: Reader, writer: Writer) -> None:
+        while await http_head(reader) is not None:
+            await let_go.wait()
+            writer.write(http_response("200 OK", body))
+            await writer.drain()
+
+    server = serve(wait)
+
+    def release() -> None:
+        server._loop.loop.call_soon_threadsafe(let_go.set)
+
+    return server, release
+
+
 class TestReload:
     def test_open_connections_go_on_and_new_ones_get_the_new(
         self, gateway: Start, edge: Pair, authority: Authority
@@ -372,15 +393,7 @@ class TestReload:
     def test_a_listener_takes_over_the_port_of_another(
         self, gateway: Start, edge: Pair, authority: Authority, serve: Serve
     ) -> None:
-        release = asyncio.Event()
-
-        async def slow(reader: Reader, writer: Writer) -> None:
-            while await http_head(reader) is not None:
-                await release.wait()
-                writer.write(http_response("200 OK", b"late"))
-                await writer.drain()
-
-        server = serve(slow)
+        server, release = held(serve, b"late")
         settings = edge_settings(edge, server.endpoint, workers=2)
         changing = gateway(settings)
         host, port = changing.address()
@@ -393,7 +406,7 @@ class TestReload:
             for _ in range(4):
                 async with connected((host, port), authority.certificate) as other:
                     assert (await other.get("/health")).status == 200
-            server._loop.loop.call_soon_threadsafe(release.set)
+            release()
             assert (await client.answer(stream)).body == b"late"
 
         asyncio.run(on_connection(host, port, authority, test))
@@ -401,15 +414,7 @@ class TestReload:
     def test_a_drain_finishes_what_has_begun(
         self, gateway: Start, edge: Pair, authority: Authority, serve: Serve
     ) -> None:
-        release = asyncio.Event()
-
-        async def slow(reader: Reader, writer: Writer) -> None:
-            while await http_head(reader) is not None:
-                await release.wait()
-                writer.write(http_response("200 OK", b"x" * LARGE))
-                await writer.drain()
-
-        server = serve(slow)
+        server, release = held(serve, b"x" * LARGE)
         stopping = gateway(edge_settings(edge, server.endpoint))
         address = stopping.address()
 
@@ -420,7 +425,7 @@ class TestReload:
             await asyncio.sleep(1.5)
             assert not stopped.done()
             assert await refusal(address, authority) == CONNECTION_REFUSED
-            server._loop.loop.call_soon_threadsafe(release.set)
+            release()
             answer = await client.answer(stream)
             assert answer.body == b"x" * LARGE
             assert (await client.closed()).error_code == h3.NO_ERROR
@@ -474,6 +479,25 @@ class TestTransport:
 
         use(idle, authority, test)
         eventually(lambda: idle.metric("mitu_connections_active") == 0)
+
+    def test_clients_that_begin_and_go_away_have_to_show_where_they_are(
+        self, gateway: Start, edge: Pair, authority: Authority
+    ) -> None:
+        """A flood of first packets: few are taken up, an honest client is served meanwhile, and nothing is left."""
+        flooded = gateway(edge_settings(edge, timeouts={"handshake": "2s"}))
+        address = flooded.address()
+        with contextlib.ExitStack() as sockets:
+            for _ in range(400):
+                client = QuicConnection(configuration=h3.configuration(authority.certificate))
+                client.connect(address, now=time.monotonic())
+                sock = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                for datagram, _ in client.datagrams_to_send(now=time.monotonic()):
+                    sock.sendto(datagram, address)
+            assert h3.get(address, authority.certificate, "/health").status == 200
+        assert flooded.metric("mitu_quic_retries_total") > 300
+        assert flooded.metric("mitu_quic_accepted_total") < 100
+        eventually(lambda: flooded.metric("mitu_connections_active") == 0)
+        assert flooded.metric("mitu_tls_handshake_failures_total", reason="timeout") > 50
 
     def test_no_more_connections_than_allowed(self, gateway: Start, edge: Pair, authority: Authority) -> None:
         full = gateway(edge_settings(edge, limits={"connections": 1}))
