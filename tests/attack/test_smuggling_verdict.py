@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from attack.case import SMUGGLED, Case, Expect, Read, Row, chunks, forwarded, head, length
-from attack.conftest import Way
+from attack.conftest import UPSTREAMS, Way
 from attack.downstream import DOWNSTREAMS, Answer, Downstream, Outcome
 from attack.test_smuggling import try_out
 from attack.verdict import PASSED, discrepancies
@@ -112,7 +112,11 @@ def first_refused(downstream: Downstream) -> list[Case]:
     return list({case.kind: case for case in reversed(downstream.cases) if case.expect.must == "refuse"}.values())
 
 
-@pytest.mark.parametrize("downstream", DOWNSTREAMS, ids=lambda downstream: downstream.name)
+# A relay needs an upstream that speaks the same. There is none for h3, which cannot be relayed; its cases are h2's.
+RELAYED = [downstream for downstream in DOWNSTREAMS if downstream.name in UPSTREAMS]
+
+
+@pytest.mark.parametrize("downstream", RELAYED, ids=lambda downstream: downstream.name)
 def test_a_relay_is_found_out(ways: dict[str, Way], downstream: Downstream) -> None:
     """What passes the bytes on as they are fails every class that has something to refuse."""
     way = ways[downstream.name]
