@@ -1,4 +1,4 @@
-"""What every test shares: which programs are there, and what waits for those that are not."""
+"""What every test shares: which programs are there, what waits for those that are not, and the count of each pack."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from support import packs
 from support.programs import WANTED
 
 _waiting: Counter[str] = Counter()
@@ -18,6 +19,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(program): skipped, with how to get it, where the program is missing")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    packs.mark(items)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         wanted = WANTED[marker.args[0]]
@@ -27,5 +32,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in packs.summary(terminalreporter.stats):
+        terminalreporter.write_line(line)
     for name, count in sorted(_waiting.items()):
         terminalreporter.write_line(f"{name} is missing, and {count} tests wait for it: {WANTED[name].advice}")

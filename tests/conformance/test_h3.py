@@ -17,6 +17,8 @@ from support.gateway import Gateway, configuration, health, listener, to_app, up
 from support.h3 import Http3, connected, frame, section, varint
 from support.servers import Loop, Server, mirror
 
+PACK = "h3 conformance"
+
 GET = [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", "/health")]
 HEAD = frame(h3.HEADERS, section(GET))
 # To an upstream, which waits for the whole of it.
