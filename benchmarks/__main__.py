@@ -6,13 +6,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import alpn, contention, generators, handshake, idle_memory, requests, storm, tickets
+from benchmarks import alpn, contention, generators, h3, handshake, idle_memory, requests, storm, tickets
 from benchmarks.harness.load import LoadError
 from benchmarks.harness.results import Form, Result, write
 
 ALL = (
     handshake.BENCHMARK,
     requests.BENCHMARK,
+    h3.BENCHMARK,
     storm.BENCHMARK,
     contention.BENCHMARK,
     idle_memory.BENCHMARK,

@@ -1,4 +1,4 @@
-"""The load generators, as functions: `mitu-load` of this repository, wrk and h2load.
+"""The load generators, as functions: `mitu-load` of this repository, wrk, h2load and oha.
 
 All of them offer one suite and one group, so that every server does the same cryptography.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.certificates import Certificate
 from benchmarks.harness.paths import find_program, load_generator
 
 # wrk and h2load take what they offer from OpenSSL's configuration.
@@ -97,9 +98,27 @@ def held(address: str, arguments: Sequence[str], count: int, *, core: str | None
 
 
 @contextmanager
-def upstream(*, core: str | None) -> Iterator[tuple[int, str]]:
-    """The fixed-response server behind the proxies, and for the plain-TCP floor: its pid and address."""
-    child = subprocess.Popen(_pinned([str(_program()), "serve"], core), stdout=subprocess.PIPE)
+def upstream(*, core: str | None, body: int = 128) -> Iterator[tuple[int, str]]:
+    """The fixed-response server behind the proxies, and for the plain-TCP floor: its pid and address.
+
+    `body`: the response's bytes.
+    """
+    with _serving(["serve", "--body", str(body)], core) as served:
+        yield served
+
+
+@contextmanager
+def h3_floor(certificate: Certificate, *, core: str | None) -> Iterator[tuple[int, str]]:
+    """The same over HTTP/3, with nothing around the protocol: its pid and address."""
+    files = ["--certificate", str(certificate.chain), "--key", str(certificate.key)]
+    with _serving(["serve-h3", *files], core) as served:
+        yield served
+
+
+@contextmanager
+def _serving(arguments: Sequence[str], core: str | None) -> Iterator[tuple[int, str]]:
+    """A command of `mitu-load` that serves until the block ends."""
+    child = subprocess.Popen(_pinned([str(_program()), *arguments], core), stdout=subprocess.PIPE)
     with child:
         assert child.stdout is not None
         try:
@@ -115,7 +134,7 @@ def wrk(
     # wrk takes whole seconds only.
     arguments = [f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", url]
     arguments += ["-H", "Connection: close"] if close else []
-    output = _run([_found("wrk", "wrk"), *arguments], core, seconds + 30)
+    output = _run([_found("wrk", "install the Debian package wrk"), *arguments], core, seconds + 30)
     if trouble := re.search(r"Non-2xx.*|Socket errors:.*", output):
         raise LoadError(f"{url}: {trouble[0]}")
     return TimedRequests(
@@ -141,11 +160,27 @@ def h2load_once(url: str, *, connections: int, core: str | None) -> Requests:
 
 
 def _h2load(url: str, arguments: Sequence[str], protocol: str, core: str | None, seconds: float) -> Requests:
-    output = _run([_found("h2load", "nghttp2-client"), *arguments, "-t1", url], core, seconds + 30)
+    output = _run(
+        [_found("h2load", "install the Debian package nghttp2-client"), *arguments, "-t1", url], core, seconds + 30
+    )
     succeeded, failed, errored = (int(_match(rf"(\d+) {word}", output)) for word in ("succeeded", "failed", "errored"))
     if f"Application protocol: {protocol}" not in output or not succeeded or failed or errored:
         raise LoadError(f"{url}: {output}")
     return Requests(succeeded, float(_match(r"([\d.]+) req/s", output)))
+
+
+def oha(url: str, *, version: str, connections: int, streams: int, seconds: float, core: str | None) -> Requests:
+    """`oha --http-version N -z Ns -c N -p N URL`: every response must be a 200, but for those cut off at the end."""
+    arguments = ["--http-version", version, "-z", f"{max(1, round(seconds))}s", "-c", str(connections)]
+    arguments += ["-p", str(streams), "--insecure", "--no-tui", "--output-format", "json"]
+    document = json.loads(
+        _run([_found("oha", "cargo install --locked oha --features http3"), *arguments, url], core, seconds + 30)
+    )
+    statuses, errors = document["statusCodeDistribution"], document["errorDistribution"]
+    failed = {error: count for error, count in errors.items() if error != "aborted due to deadline"}
+    if failed or set(statuses) != {"200"}:
+        raise LoadError(f"{url}: {statuses} {failed}")
+    return Requests(statuses["200"], document["summary"]["requestsPerSec"])
 
 
 def mitu_bench(arguments: Sequence[str], *, core: str | None, seconds: float) -> TimedRequests:
@@ -166,9 +201,9 @@ def _program() -> Path:
     return program
 
 
-def _found(name: str, package: str) -> str:
+def _found(name: str, get: str) -> str:
     if (program := find_program(name)) is None:
-        raise LoadError(f"{name} is missing; install the Debian package {package}")
+        raise LoadError(f"{name} is missing; {get}")
     return str(program)
 
 

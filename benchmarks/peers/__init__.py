@@ -34,6 +34,8 @@ class Settings:
     cores: str | None = "0"
     #: Session tickets for each handshake: of mitu alone, where a client is not to resume that cannot be told.
     tickets: int = 1
+    #: Whether those that can serve HTTP/3 on the same port, and say so.
+    h3: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ def _values(settings: Settings, folder: Path, https: int, mqtt: int) -> dict[str
         "workers": str(settings.workers),
         "tickets": str(settings.tickets),
         "reuseport": "reuseport" if settings.workers > 1 else "",
+        "h3_first": "h3, " if settings.h3 else "",
+        "h3_last": " h3" if settings.h3 else "",
     }
 
 

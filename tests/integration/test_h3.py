@@ -373,6 +373,20 @@ def held(serve: Serve, body: bytes) -> tuple[Server, Callable[[], None]]:
     return server, release
 
 
+def test_a_slow_upstream_is_waited_for(gateway: Start, edge: Pair, authority: Authority, serve: Serve) -> None:
+    """QUIC would give the silent connection up after 16 seconds."""
+    server, release = held(serve, b"late")
+    waiting = gateway(edge_settings(edge, server.endpoint, timeouts={"idle": "1s", "handshake": "1s"}))
+
+    async def test(client: Http3) -> None:
+        stream = client.begin("/slow")
+        await asyncio.sleep(18)
+        release()
+        assert (await client.answer(stream)).body == b"late"
+
+    use(waiting, authority, test)
+
+
 class TestReload:
     def test_open_connections_go_on_and_new_ones_get_the_new(
         self, gateway: Start, edge: Pair, authority: Authority

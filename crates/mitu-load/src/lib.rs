@@ -8,6 +8,7 @@ pub mod cpu;
 mod delay;
 pub mod error;
 pub mod protocol;
+mod quic;
 pub mod session;
 pub mod target;
 pub mod tls;

@@ -1,4 +1,4 @@
-//! One connection: TCP, TLS when asked, exchanges, close; with the time of each.
+//! One connection: TCP, TLS when asked, or QUIC; exchanges, close; with the time of each.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use tokio_rustls::client::TlsStream;
 use crate::delay::Link;
 use crate::error::{LoadError, Stage};
 use crate::protocol::{Answer, Conversation, Protocol};
+use crate::quic;
 use crate::target::Target;
 
 /// How long the server may take to close its side after the client has closed its own.
@@ -24,8 +25,9 @@ const LINGER: Duration = Duration::from_secs(1);
 pub struct Opened {
     /// From the beginning to TCP's connect.
     pub connect: Duration,
-    /// From TCP's connect to the end of the client's handshake; zero without TLS.
+    /// From TCP's connect to the end of the client's handshake; zero without TLS. In QUIC: from the beginning.
     pub handshake: Duration,
+    /// Never told of QUIC.
     pub resumed: bool,
     /// Version, suite, group and ALPN, as one line to count by; none without TLS.
     pub negotiated: Option<String>,
@@ -34,14 +36,24 @@ pub struct Opened {
 /// An open connection.
 pub struct Session {
     pub opened: Opened,
-    stream: MaybeTls,
-    conversation: Conversation,
+    transport: Transport,
+}
+
+enum Transport {
+    Stream(MaybeTls, Conversation),
+    Quic(quic::Client),
 }
 
 impl Session {
-    /// Connects, and makes the handshake if there is TLS; both by `deadline`.
+    /// Connects, and makes the handshake if there is TLS; both by `deadline`. In QUIC, where `h3` is all that is offered.
     pub async fn open(target: &Target, tls: Option<&Arc<ClientConfig>>, deadline: Instant) -> Result<Self, LoadError> {
         let begun = Instant::now();
+        if let Some(config) = tls.filter(|config| config.alpn_protocols == [quic::ALPN]) {
+            let client = within(deadline, Stage::Handshake, quic::Client::open(target, config)).await?;
+            let opened =
+                Opened { handshake: begun.elapsed(), negotiated: Some("QUIC v1 h3".to_owned()), ..Opened::default() };
+            return Ok(Self { opened, transport: Transport::Quic(client) });
+        }
         let connecting = async {
             let tcp = target.connect().await?;
             tcp.set_nodelay(true)?;
@@ -63,26 +75,43 @@ impl Session {
                 (MaybeTls::Tls(Box::new(stream)), protocol)
             }
         };
-        Ok(Self { opened, stream, conversation: Conversation::new(protocol) })
+        Ok(Self { opened, transport: Transport::Stream(stream, Conversation::new(protocol)) })
     }
 
     /// One exchange, by `deadline`, with whatever status the server gives.
     pub async fn exchange(&mut self, target: &Target, deadline: Instant) -> Result<Answer, LoadError> {
-        let exchange = self.conversation.exchange(&mut self.stream, &target.host, &target.path);
+        let exchange = async {
+            match &mut self.transport {
+                Transport::Stream(stream, conversation) => {
+                    conversation.exchange(stream, &target.host, &target.path).await
+                }
+                Transport::Quic(client) => client.get(&target.host, &target.path).await,
+            }
+        };
         within(deadline, Stage::Response, exchange).await
     }
 
     /// Does what the protocol demands of a client that has nothing to say, until the server closes.
     pub async fn hold(&mut self) -> Result<(), LoadError> {
-        self.conversation.hold(&mut self.stream).await
+        match &mut self.transport {
+            Transport::Stream(stream, conversation) => conversation.hold(stream).await,
+            Transport::Quic(client) => {
+                client.hold().await;
+                Ok(())
+            }
+        }
     }
 
     /// Closes the client's side first, then waits for the server's, so that neither end sees a reset.
-    pub async fn close(mut self) {
+    pub async fn close(self) {
+        let mut stream = match self.transport {
+            Transport::Stream(stream, _) => stream,
+            Transport::Quic(client) => return client.close(),
+        };
         let close = async {
-            self.stream.shutdown().await?;
+            stream.shutdown().await?;
             let mut scratch = [0; 256];
-            while self.stream.read(&mut scratch).await? > 0 {}
+            while stream.read(&mut scratch).await? > 0 {}
             std::io::Result::Ok(())
         };
         // The work is done and measured; a server that resets here, or keeps its side open, has done its part.

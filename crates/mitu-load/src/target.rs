@@ -2,15 +2,18 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use quinn::Endpoint;
 use rustls_pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::error::LoadError;
 use crate::protocol::Protocol;
+use crate::quic;
 
 /// The ports that Linux gives to clients, and how many of them are tried for one connection.
 const FIRST_PORT: u16 = 32_768;
@@ -32,6 +35,8 @@ pub struct Target {
     pub default_protocol: Protocol,
     sources: Option<IpNet>,
     connections: AtomicUsize,
+    /// For connections in QUIC.
+    endpoint: OnceLock<Endpoint>,
 }
 
 impl Target {
@@ -56,7 +61,17 @@ impl Target {
             default_protocol: Protocol::Http1,
             sources,
             connections: AtomicUsize::new(0),
+            endpoint: OnceLock::new(),
         })
+    }
+
+    /// Where its connections in QUIC come from, whatever its sources.
+    pub fn endpoint(&self) -> io::Result<&Endpoint> {
+        if let Some(endpoint) = self.endpoint.get() {
+            return Ok(endpoint);
+        }
+        let endpoint = quic::endpoint(self.address)?;
+        Ok(self.endpoint.get_or_init(|| endpoint))
     }
 
     /// A new connection, from the next of the sources.

@@ -52,7 +52,9 @@ pub async fn run(stream: Stream, protocol: usize, connection: Arc<Connection>) {
 /// a text of its own; else the error's text.
 fn told(error: &DownstreamError) -> Cow<'static, str> {
     let io = match error {
-        DownstreamError::Refused(_) | DownstreamError::H3(_) | DownstreamError::Quic(_) => None,
+        DownstreamError::Refused(_) | DownstreamError::Abused | DownstreamError::H3(_) | DownstreamError::Quic(_) => {
+            None
+        }
         DownstreamError::Io(error) => Some(error),
         DownstreamError::H2(error) => error.source().and_then(|source| source.downcast_ref::<io::Error>()),
     };

@@ -42,8 +42,10 @@ const CLIENT_STREAMS: u32 = 8;
 const RECEIVE_WINDOW: u64 = 4;
 const SEND_WINDOW: u64 = 16;
 
-/// QUIC gives a silent connection up later than its protocol does, which has a reason for it.
+/// QUIC gives a silent connection up later than its protocol does, which has a reason for it; and before it would, it asks
+/// whether the client is there, which is so only where requests wait for an upstream.
 const SILENCE: u64 = 15_000;
+const SIGN_OF_LIFE: u64 = 5_000;
 
 /// How long an end may take to be told.
 const LAST_PACKETS: Duration = Duration::from_millis(500);
@@ -52,6 +54,7 @@ const LAST_PACKETS: Duration = Duration::from_millis(500);
 pub fn transport(limits: &Limits, timeouts: &Timeouts) -> TransportConfig {
     let window = (limits.buffer_bytes as u64).clamp(16 << 10, 16 << 20);
     let of = |count: u64| VarInt::from_u64(count).unwrap_or(VarInt::MAX);
+    let idle = timeouts.idle_ms.max(timeouts.handshake_ms);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(limits.concurrent_streams.into())
@@ -59,7 +62,8 @@ pub fn transport(limits: &Limits, timeouts: &Timeouts) -> TransportConfig {
         .stream_receive_window(of(window))
         .receive_window(of(window * RECEIVE_WINDOW))
         .send_window(window * SEND_WINDOW)
-        .max_idle_timeout(Some(IdleTimeout::from(of(timeouts.idle_ms.max(timeouts.handshake_ms) + SILENCE))))
+        .max_idle_timeout(Some(IdleTimeout::from(of(idle + SILENCE))))
+        .keep_alive_interval(Some(Duration::from_millis(idle + SIGN_OF_LIFE)))
         .datagram_receive_buffer_size(None);
     transport
 }

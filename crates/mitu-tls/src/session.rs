@@ -137,7 +137,12 @@ impl Session {
         while buffer.filled().len() == before && buffer.remaining() > 0 && !self.ended {
             match ready!(self.poll_receive(context, buffer)) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                Ok(_) => {}
+                // What rustls answers by itself: a renegotiation that is refused, a key that is renewed.
+                Ok(_) => {
+                    if let Poll::Ready(sent) = self.poll_send(context) {
+                        sent?;
+                    }
+                }
                 Err(error) => {
                     // The alert that says why, as far as the socket takes it at once.
                     let _ = self.poll_send(context);

@@ -27,6 +27,8 @@ use crate::filter::forwarded::Claims;
 pub enum DownstreamError {
     #[error("{}", .0.as_str())]
     Refused(Reason),
+    #[error("too many requests were cancelled")]
+    Abused,
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]

@@ -69,6 +69,18 @@ pub enum Plain {
 }
 
 impl Io {
+    /// Ends with a reset in place of an orderly close.
+    pub fn reset_when_closed(&self) {
+        let plain = match self {
+            Self::Plain(plain) => plain,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        if let Plain::Tcp(tcp) = plain {
+            // At worst it is closed in order.
+            let _ = tcp.set_zero_linger();
+        }
+    }
+
     /// What the endpoint chose by ALPN.
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {

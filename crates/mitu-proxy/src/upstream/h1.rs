@@ -93,8 +93,9 @@ impl H1Connection {
         let mut scanned = 0;
         let mut answering = false;
         let reused = self.is_reused();
+        let mut exchange = UnderWay(Some(self));
         let head = poll_fn(|context| {
-            let transport = &mut self.transport;
+            let Some(H1Connection { transport, .. }) = exchange.0.as_deref_mut() else { return Poll::Pending };
             upload.poll(context, transport);
             if let Some(reason) = upload.refused() {
                 return Poll::Ready(Err(UpstreamError::new(reason)));
@@ -124,7 +125,7 @@ impl H1Connection {
         })
         .await;
         match head {
-            Ok(head) => Ok(self.respond(head, upload, pool)),
+            Ok(head) => Ok(exchange.respond(head, upload, pool)),
             Err(error) => {
                 let stale = reused && !answering && error.reason == Reason::ResetBeforeResponse;
                 // Given back whatever became of it: a body that was begun cannot be sent again, and must say so.
@@ -133,12 +134,29 @@ impl H1Connection {
             }
         }
     }
+}
 
-    fn respond(mut self: Box<Self>, head: ResponseHead, upload: Upload, pool: Option<&Arc<Pool>>) -> H1Response {
-        self.served += 1;
+/// A connection amid a request. Dropped, it is reset: the endpoint learns at once that nobody waits for it any more, and no
+/// port is kept for what it might still say.
+#[derive(Debug)]
+struct UnderWay(Option<Box<H1Connection>>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.0 {
+            connection.transport.io.reset_when_closed();
+        }
+    }
+}
+
+impl UnderWay {
+    fn respond(mut self, head: ResponseHead, upload: Upload, pool: Option<&Arc<Pool>>) -> H1Response {
+        if let Some(connection) = &mut self.0 {
+            connection.served += 1;
+        }
         let ResponseHead { status, headers, framing, keep_alive } = head;
         let mut body = H1Body {
-            connection: Some(self),
+            connection: self,
             decoder: Decoder::new(framing, LIMITS),
             upload: (!upload.is_done()).then(|| Box::new(upload)),
             pool: pool.filter(|_| keep_alive).cloned(),
@@ -287,7 +305,7 @@ impl Upload {
 /// The body of a response. Its connection goes back to the pool as soon as the body's last byte has come.
 #[derive(Debug)]
 pub struct H1Body {
-    connection: Option<Box<H1Connection>>,
+    connection: UnderWay,
     decoder: Decoder,
     upload: Option<Box<Upload>>,
     /// None: the connection cannot be used again.
@@ -296,7 +314,7 @@ pub struct H1Body {
 
 impl H1Body {
     pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        let Some(connection) = &mut self.connection.0 else { return Poll::Ready(None) };
         let transport = &mut connection.transport;
         if let Some(upload) = &mut self.upload {
             upload.poll(context, transport);
@@ -334,7 +352,7 @@ impl H1Body {
     }
 
     pub fn is_end_stream(&self) -> bool {
-        self.connection.is_none()
+        self.connection.0.is_none()
     }
 
     pub fn size_hint(&self) -> SizeHint {
@@ -343,13 +361,13 @@ impl H1Body {
 
     /// The stream and what was read ahead, after `101`.
     pub fn into_upgraded(mut self) -> Option<(Io, Bytes)> {
-        let connection = self.connection.take()?;
+        let connection = self.connection.0.take()?;
         Some((connection.transport.io, connection.transport.input.freeze()))
     }
 
     /// Parts with the connection: back to the pool where it is fit for it, or closed.
     fn release(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
+        let Some(mut connection) = self.connection.0.take() else { return };
         let transport = &mut connection.transport;
         let clean =
             self.upload.is_none() && transport.input.is_empty() && transport.out.is_empty() && !transport.ended;

@@ -13,6 +13,7 @@ const SESSION_TICKET: u16 = 35;
 const PRE_SHARED_KEY: u16 = 41;
 const SUPPORTED_VERSIONS: u16 = 43;
 const KEY_SHARE: u16 = 51;
+const RENEGOTIATION_INFO: u16 = 0xff01;
 
 const HOST_NAME: u8 = 0;
 const TLS13: u16 = 0x0304;
@@ -39,7 +40,7 @@ pub struct ClientHello<'a> {
 
 impl<'a> ClientHello<'a> {
     /// Reads the body of the handshake message; None, where it cannot be read. Whatever rustls accepts is read here, and
-    /// means the same.
+    /// means the same, but for a renegotiation's.
     pub fn parse(body: &'a [u8]) -> Option<Self> {
         let mut hello = Self::default();
         let mut body = Reader(body);
@@ -75,6 +76,8 @@ impl<'a> ClientHello<'a> {
             PRE_SHARED_KEY => self.resumes = true,
             // An empty one, in TLS 1.2, asks for a ticket.
             SESSION_TICKET => self.resumes |= !body.0.is_empty(),
+            // Nothing comes before a first handshake (RFC 5746, section 3.6), which rustls takes for granted.
+            RENEGOTIATION_INFO => (body.0 == [0]).then_some(())?,
             KEY_SHARE => {
                 let mut entries = body.vector16()?;
                 for share in &mut self.shares {

@@ -12,6 +12,7 @@ mod options;
 mod pulse;
 mod report;
 mod serve;
+mod serve_h3;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,8 @@ enum Command {
     Pulse(pulse::Arguments),
     /// Answer every GET with the same body, over plain HTTP/1.1 and HTTP/2 (prior knowledge) on one port.
     Serve(serve::Arguments),
+    /// The same over HTTP/3: what is left of it when nothing but the protocol is there.
+    ServeH3(serve_h3::Arguments),
     /// Time the public-key operations of a handshake, alone.
     Crypto(crypto::Arguments),
     /// Time the ALPN decision, alone.
@@ -61,6 +64,7 @@ fn run(command: Command) -> Result<(), LoadError> {
         Command::Idle(arguments) => runtime()?.block_on(idle::run(arguments)),
         Command::Pulse(arguments) => report::print(&runtime()?.block_on(pulse::run(arguments))?),
         Command::Serve(arguments) => runtime()?.block_on(serve::run(arguments)),
+        Command::ServeH3(arguments) => runtime()?.block_on(serve_h3::run(arguments)),
         Command::Crypto(arguments) => report::print(&crypto::run(&arguments)?),
         Command::Alpn(arguments) => report::print(&alpn::run(&arguments)?),
     }

@@ -18,7 +18,7 @@ use crate::report;
 
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 const H2_PREFACE_START: &[u8] = b"PRI ";
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -31,8 +31,8 @@ pub struct Arguments {
 }
 
 #[derive(Serialize)]
-struct Listening {
-    address: SocketAddr,
+pub struct Listening {
+    pub address: SocketAddr,
 }
 
 /// Serves until it is killed.
@@ -49,7 +49,7 @@ pub async fn run(arguments: Arguments) -> Result<(), LoadError> {
 }
 
 /// JSON of exactly `length` bytes.
-fn body(length: usize) -> Result<Bytes, LoadError> {
+pub fn body(length: usize) -> Result<Bytes, LoadError> {
     let (start, end) = (r#"{"ok":true,"pad":""#, r#""}"#);
     let padding = length.checked_sub(start.len() + end.len());
     let padding =

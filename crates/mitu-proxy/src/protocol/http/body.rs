@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::account::Account;
-use super::activity::Stream;
+use super::activity::{self, Stream};
 use super::h1::decode::DecodeError;
 use super::h3::body::H3Body;
 use super::h3::error::StreamError;
@@ -330,7 +330,7 @@ pub struct ResponseBody {
     account: Account,
     /// Trailers that are not passed on, beside those that never are.
     refused: Vec<HeaderName>,
-    /// On h2 and h3: the stream is in progress for as long.
+    /// On h2: the stream is in progress for as long.
     stream: Option<Stream>,
 }
 
@@ -359,8 +359,20 @@ impl ResponseBody {
     }
 
     /// Keeps `stream` in progress until this body is done with.
-    pub fn during(&mut self, stream: Stream) {
+    pub fn during(&mut self, mut stream: Stream) {
+        if self.is_end_stream() {
+            stream.settled();
+        } else {
+            activity::offered(stream.moved());
+        }
         self.stream = Some(stream);
+    }
+
+    /// On h2: the client is owed nothing any more.
+    fn settled(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            stream.settled();
+        }
     }
 
     pub fn empty(account: Account) -> Self {
@@ -396,11 +408,6 @@ impl ResponseBody {
         }
     }
 
-    /// Settles the account, and gives back the stream that is in progress.
-    pub fn settle(self) -> Option<Stream> {
-        self.stream
-    }
-
     /// The account, for what comes after the response.
     pub fn into_account(self) -> Account {
         self.account
@@ -413,8 +420,8 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if let Some(stream) = &mut this.stream {
-            stream.asked();
+        if this.stream.is_some() {
+            activity::taken();
         }
         let frame = match &mut this.inner {
             Inner::Empty | Inner::Upgrade(_) => None,
@@ -427,16 +434,18 @@ impl Body for ResponseBody {
         Poll::Ready(match frame {
             None => {
                 this.account.delivered();
+                this.settled();
                 None
             }
             Some(Ok(frame)) => {
-                if let Some(stream) = &mut this.stream {
-                    stream.gave();
+                if let Some(stream) = &this.stream {
+                    activity::offered(stream.moved());
                 }
                 if let Some(data) = frame.data_ref() {
                     this.account.sent(data.len() as u64);
                     if this.is_end_stream() {
                         this.account.delivered();
+                        this.settled();
                     }
                     Some(Ok(frame))
                 } else {
@@ -446,6 +455,7 @@ impl Body for ResponseBody {
             Some(Err(error)) => {
                 let reason = this.account.body_failed().unwrap_or(Reason::ResponseIncomplete);
                 this.account.fail(reason);
+                this.settled();
                 Some(Err(error))
             }
         })

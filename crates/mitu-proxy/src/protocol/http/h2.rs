@@ -10,20 +10,21 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming as HyperBody;
+use hyper::rt::Executor;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use mitu_telemetry::http::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::account::Account;
-use super::activity::{Activity, Stream};
+use super::activity::{Activity, Stream, while_taken};
 use super::body::{RequestBody, ResponseBody};
 use super::exchange::{Incoming, exchange, refuse};
 use super::timer::LazyTimer;
 use super::{Downstream, DownstreamError, validate};
-use crate::config::Limits;
+use crate::config::{Limits, Timeouts};
 use crate::respond::Audience;
 
 /// Streams that a client may reset before they are looked at, and errors it may cause, before the connection is closed
@@ -34,9 +35,21 @@ const MAX_LOCAL_RESETS: usize = 128;
 /// How much the client may send ahead over all streams, in streams.
 const CONNECTION_WINDOW: u32 = 4;
 
-fn builder(limits: &Limits) -> Builder<TokioExecutor> {
+/// Runs the streams of a connection, each for as long as its client takes what there is for it.
+#[derive(Debug, Clone, Copy)]
+struct Streams {
+    patience: Duration,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        tokio::spawn(while_taken(stream, self.patience));
+    }
+}
+
+fn builder(limits: &Limits, timeouts: &Timeouts) -> Builder<Streams> {
     let window = u32::try_from(limits.buffer_bytes.clamp(16 * 1024, 1 << 30)).unwrap_or(1 << 30);
-    let mut builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(Streams { patience: Duration::from_millis(timeouts.idle_ms) });
     builder
         .max_concurrent_streams(limits.concurrent_streams)
         .max_header_list_size(u32::try_from(limits.request_header_bytes).unwrap_or(u32::MAX))
@@ -62,7 +75,8 @@ where
             async move { Ok::<_, Infallible>(serve_stream(&downstream, request, stream).await) }
         }
     });
-    let mut connection = pin!(builder(&listener.limits).serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        pin!(builder(&listener.limits, &listener.timeouts).serve_connection(TokioIo::new(stream), service));
     let mut draining = pin!(drain.started());
     let mut closing = false;
     let mut timer = LazyTimer::default();
@@ -70,6 +84,9 @@ where
         loop {
             if let Poll::Ready(result) = connection.as_mut().poll(context) {
                 return Poll::Ready(result.map_err(DownstreamError::from));
+            }
+            if activity.is_abused() {
+                return Poll::Ready(Err(DownstreamError::Abused));
             }
             // Streams move without waking the connection, so it looks again before a longer deadline than this.
             let deadline = activity.deadline(&listener.timeouts);

@@ -12,7 +12,7 @@ mod request;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -27,10 +27,6 @@ use super::activity::Activity;
 use super::timer::LazyTimer;
 use super::{Downstream, DownstreamError};
 
-/// How many more requests a client may have cancelled than answered, before the connection is closed: each cost something
-/// (CVE-2023-44487 is the same in HTTP/2).
-const MAX_CANCELLED: u32 = 200;
-
 /// The stream of no request that a client could make: a first GOAWAY says that this side is about to go, and nothing more.
 const LAST_STREAM: u64 = (1 << 62) - 4;
 
@@ -44,8 +40,6 @@ struct Shared {
     activity: Arc<Activity>,
     limits: HeadLimits,
     opened: Opened,
-    /// Requests that were cancelled, less those that were answered.
-    cancelled: AtomicU32,
     violation: OnceLock<Violation>,
     /// The end has been announced, and whoever leaves no stream behind tells of it.
     closing: AtomicBool,
@@ -60,7 +54,6 @@ impl Shared {
             activity: Activity::new(),
             limits,
             opened: Opened::default(),
-            cancelled: AtomicU32::new(0),
             violation: OnceLock::new(),
             closing: AtomicBool::new(false),
             quiet: Notify::new(),
@@ -80,15 +73,13 @@ impl Shared {
         self.quic.close(violation.code.into(), violation.reason.as_bytes());
     }
 
-    /// A request was answered to its end.
-    fn answered(&self) {
-        let _ = self.cancelled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
-    }
-
-    /// The client has taken a request back.
-    fn cancelled(&self) {
-        if self.cancelled.fetch_add(1, Ordering::Relaxed) >= MAX_CANCELLED {
+    /// A request is over, in whatever way.
+    fn ended(&self) {
+        if self.activity.is_abused() {
             self.violated(Violation { code: Code::EXCESSIVE_LOAD, reason: "too many requests were cancelled" });
+        }
+        if self.activity.is_idle() && self.closing.load(Ordering::Relaxed) {
+            self.quiet.notify_one();
         }
     }
 

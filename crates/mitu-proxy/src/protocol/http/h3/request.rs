@@ -37,26 +37,23 @@ const BATCH: usize = 16 * 1024;
 const IN_FLIGHT: u64 = 8 * 1024;
 
 /// Serves the request that a client makes on this stream.
-pub async fn serve(shared: Arc<Shared>, send: SendStream, recv: RecvStream, stream: Stream) {
-    let mut responder = Responder { send, stopped: None };
-    let outcome = answer(&shared, &mut responder, recv, stream).await;
-    match outcome {
-        Ok(()) => shared.answered(),
+pub async fn serve(shared: Arc<Shared>, send: SendStream, recv: RecvStream, mut stream: Stream) {
+    let mut responder = Responder { send, stopped: None, timer: LazyTimer::default() };
+    match answer(&shared, &mut responder, recv, &stream).await {
         Err(StreamError::Broken(violation)) => shared.violated(violation),
-        Err(StreamError::Cancelled) => shared.cancelled(),
+        Err(StreamError::Cancelled) => {}
         // The connection's end is told elsewhere; and a response that its upstream has not finished is nobody's fault here.
-        Err(StreamError::Lost(_) | StreamError::Malformed) => {}
+        Ok(()) | Err(StreamError::Lost(_) | StreamError::Malformed) => stream.settled(),
     }
-    if shared.activity.is_idle() && shared.closing.load(Ordering::Relaxed) {
-        shared.quiet.notify_one();
-    }
+    drop(stream);
+    shared.ended();
 }
 
 async fn answer(
     shared: &Shared,
     responder: &mut Responder,
     recv: RecvStream,
-    stream: Stream,
+    stream: &Stream,
 ) -> Result<(), StreamError> {
     let downstream = &shared.downstream;
     let listener = &downstream.connection.listener;
@@ -78,9 +75,8 @@ async fn answer(
         Err(Unread::Refused(reason)) => {
             frames.stop(Code::MESSAGE_ERROR);
             let account = Account::open_unparsed(downstream);
-            let mut response = refuse(reason, Audience::Text, &Method::GET, account);
-            response.body_mut().during(stream);
-            return responder.respond(shared, response, &Method::GET).await;
+            let response = refuse(reason, Audience::Text, &Method::GET, account);
+            return responder.respond(shared, response, &Method::GET, stream).await;
         }
     };
 
@@ -96,9 +92,8 @@ async fn answer(
     let incoming = Incoming::in_frames(head.method, head.uri, head.headers, body);
     let exchange = exchange(downstream, incoming, &mut timer);
     // A client that does not want the response any more ends the work for it.
-    let mut response = responder.unless_stopped(exchange).await?;
-    response.body_mut().during(stream);
-    responder.respond(shared, response, &method).await
+    let response = responder.unless_stopped(exchange).await?;
+    responder.respond(shared, response, &method, stream).await
 }
 
 /// Why there is no head.
@@ -143,6 +138,7 @@ struct Responder {
     send: SendStream,
     /// Resolves when the client does not want the response any more, or has all of it; made when first waited for.
     stopped: Option<Stopped>,
+    timer: LazyTimer,
 }
 
 impl Responder {
@@ -180,7 +176,9 @@ impl Responder {
         shared: &Shared,
         response: Response<ResponseBody>,
         method: &Method,
+        stream: &Stream,
     ) -> Result<(), StreamError> {
+        let patience = Duration::from_millis(shared.downstream.connection.listener.timeouts.idle_ms);
         let (parts, mut body) = response.into_parts();
         let mut out = BytesMut::with_capacity(512);
         let bodiless = *method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
@@ -197,7 +195,8 @@ impl Responder {
         if bodiless {
             body.delivered();
         } else {
-            while let Some(frame) = self.next_frame(&mut body, &mut out).await? {
+            while let Some(frame) = self.next_frame(&mut body, &mut out, patience).await? {
+                stream.moved();
                 match frame.into_data() {
                     Ok(data) => {
                         sent += data.len() as u64;
@@ -205,7 +204,7 @@ impl Responder {
                         if data.len() <= COPIED {
                             out.put_slice(&data);
                         } else {
-                            self.write(&mut [out.split().freeze(), data]).await?;
+                            self.write(&mut [out.split().freeze(), data], patience).await?;
                         }
                     }
                     Err(frame) => {
@@ -214,7 +213,7 @@ impl Responder {
                     }
                 }
                 if out.len() >= BATCH {
-                    self.write(&mut [out.split().freeze()]).await?;
+                    self.write(&mut [out.split().freeze()], patience).await?;
                 }
                 if body.is_end_stream() {
                     break;
@@ -222,16 +221,15 @@ impl Responder {
             }
         }
         if !out.is_empty() {
-            self.write(&mut [out.freeze()]).await?;
+            self.write(&mut [out.freeze()], patience).await?;
         }
         // The client cannot have cancelled what it has not.
         let _ = self.send.finish();
-        let stream = body.settle();
+        drop(body);
         // With the connection, all that has not arrived would be lost: it stays while there is such.
         if sent > IN_FLIGHT || shared.closing.load(Ordering::Relaxed) {
             poll_fn(|context| self.poll_stopped(context)).await;
         }
-        drop(stream);
         Ok(())
     }
 
@@ -240,11 +238,12 @@ impl Responder {
         &mut self,
         body: &mut ResponseBody,
         out: &mut BytesMut,
+        patience: Duration,
     ) -> Result<Option<Frame<Bytes>>, StreamError> {
         let mut polled = poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context))).await;
         if polled.is_pending() {
             if !out.is_empty() {
-                self.write(&mut [out.split().freeze()]).await?;
+                self.write(&mut [out.split().freeze()], patience).await?;
             }
             polled =
                 Poll::Ready(self.unless_stopped(poll_fn(|context| Pin::new(&mut *body).poll_frame(context))).await?);
@@ -256,10 +255,17 @@ impl Responder {
         })
     }
 
-    async fn write(&mut self, chunks: &mut [Bytes]) -> Result<(), StreamError> {
-        self.send.write_all_chunks(chunks).await.map_err(|error| match error {
-            WriteError::ConnectionLost(error) => StreamError::Lost(error),
-            _ => StreamError::Cancelled,
-        })
+    /// Writes as fast as the client takes it. One that takes nothing for `patience` is served no further.
+    async fn write(&mut self, chunks: &mut [Bytes], patience: Duration) -> Result<(), StreamError> {
+        let written = self.timer.limit(Instant::now() + patience, self.send.write_all_chunks(chunks)).await;
+        match written {
+            Some(Ok(())) => Ok(()),
+            Some(Err(WriteError::ConnectionLost(error))) => Err(StreamError::Lost(error)),
+            Some(Err(_)) => Err(StreamError::Cancelled),
+            None => {
+                self.reset(Code::REQUEST_CANCELLED);
+                Err(StreamError::Cancelled)
+            }
+        }
     }
 }
