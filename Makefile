@@ -17,7 +17,7 @@ export C_INCLUDE_PATH := $(shell $(or $(CC),cc) -print-file-name=include)$(if $(
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build demo test test-rust test-python lint lint-rust lint-python fips fmt bench peers docs wheel wheel-pgo lock ci clean
+.PHONY: help setup build demo test test-rust test-python conformance lint lint-rust lint-python fips fmt bench peers docs wheel wheel-pgo lock ci clean
 
 help: ## List the tasks.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
@@ -49,6 +49,9 @@ test-rust: ## Run the Rust tests.
 test-python: build ## Run the Python tests.
 	cargo build --release --quiet --package mitu-load
 	$(BIN)/pytest
+
+conformance: setup build ## Run the tests that `make test` leaves out since they take minutes.
+	$(BIN)/pytest -m slow
 
 lint: lint-rust lint-python ## Check everything that can be checked without running it.
 

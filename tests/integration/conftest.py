@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from support import client_table
 from support.certificates import Authority, Pair
 from support.gateway import PROVIDERS, Gateway, Settings
 from support.net import free_port, wait_for_port
@@ -20,6 +21,11 @@ from support.servers import Handler, Loop, Server, mirror
 EDGE_NAMES = ("localhost", "edge.test", "127.0.0.1")
 Start = Callable[..., Gateway]
 Serve = Callable[..., Server]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in client_table.summary(terminalreporter.stats):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,8 @@ class Calls:
         if request.text == "slow":
             context.add_callback(self.cancelled.set)
             time.sleep(3)
+        if request.text == "left":
+            return self.words(text=str(context.time_remaining()))
         sent = dict(context.invocation_metadata())
         context.send_initial_metadata([("seen-by-server", sent.get("sent-by-client", ""))])
         digest = hashlib.sha256(request.payload).hexdigest()
@@ -51,9 +53,15 @@ class Calls:
     def down(self, request: Any, context: Any) -> Iterator[Any]:
         for number in range(int(request.text)):
             yield self.words(text=str(number), payload=request.payload)
+        if request.payload == b"fail":
+            context.abort(grpc.StatusCode.DATA_LOSS, "failed: after all of it")
 
     def up(self, requests: Iterator[Any], context: Any) -> Any:
-        taken = [(one.text, len(one.payload)) for one in requests]
+        taken = []
+        for one in requests:
+            taken.append((one.text, len(one.payload)))
+            if one.text == "enough":
+                break
         return self.words(text=f"{len(taken)} {sum(size for _, size in taken)} {taken[-1][0]}")
 
     def both(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
@@ -90,7 +98,12 @@ def gateway(shared_gateway: Start, edge: Pair, service: Service) -> Gateway:
     routes = [
         {"match": {"path_prefix": "/talk.Talk"}, "upstream": "talk", "timeout": "30s"},
         to_app(upstream="nobody", match={"path_prefix": "/talk.Nobody"}),
-        to_app(upstream="talk", match={"path_prefix": "/talk.Late"}, timeout="200ms"),
+        to_app(
+            upstream="talk",
+            match={"path_prefix": "/talk.Late"},
+            filters=[{"rewrite": {"prefix": "/talk.Talk"}}],
+            timeout="200ms",
+        ),
     ]
     upstreams = [
         upstream("talk", f"127.0.0.1:{service.port}", protocol="h2"),
@@ -136,6 +149,19 @@ def test_client_streaming(talk: Any, words: Any) -> None:
     assert answer.text == "500 5000000 499"
 
 
+def test_an_answer_may_come_before_the_last_question(talk: Any, words: Any) -> None:
+    end, waited = threading.Event(), list[bool]()
+
+    def speak() -> Iterator[Any]:
+        yield words(text="first")
+        yield words(text="enough")
+        waited.append(end.wait(30))
+
+    assert talk.Up(speak()).text == "2 0 enough"
+    assert waited == [], "the answer was held back until the client had nothing more to say"
+    end.set()
+
+
 def test_bidirectional_streaming_is_a_conversation(talk: Any, words: Any) -> None:
     said: list[str] = []
     turn = threading.Semaphore(1)
@@ -166,6 +192,24 @@ def test_error_with_trailers(talk: Any, words: Any) -> None:
     trailers = dict(error.trailing_metadata())
     assert trailers["reason-detail"] == "asked for"
     assert trailers["reason-bin"] == b"\x00\xff"
+    assert tuple(error.initial_metadata()) == (), "the status is all there is"
+
+
+def test_error_behind_messages(talk: Any, words: Any) -> None:
+    received = []
+    with pytest.raises(grpc.RpcError) as caught:
+        for one in talk.Down(words(text="3", payload=b"fail")):
+            received.append(one.text)
+    error: Any = caught.value
+    assert received == ["0", "1", "2"]
+    assert (error.code(), error.details()) == (grpc.StatusCode.DATA_LOSS, "failed: after all of it")
+
+
+def test_deadline_is_passed_on(talk: Any, words: Any) -> None:
+    # gRPC rounds what it sends, upwards.
+    assert 10 < float(talk.Once(words(text="left"), timeout=20).text) < 25
+    # Without one, grpcio tells of ages.
+    assert float(talk.Once(words(text="left")).text) > 1e9, "the gateway made one up"
 
 
 def test_deadline_reaches_the_server(talk: Any, words: Any, service: Service) -> None:
@@ -176,6 +220,40 @@ def test_deadline_reaches_the_server(talk: Any, words: Any, service: Service) ->
     error: Any = caught.value
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert time.monotonic() - begun < 2
+    assert service.calls.cancelled.wait(2.5), "the server was not told"
+
+
+def test_deadline_ends_a_conversation(talk: Any, words: Any, service: Service) -> None:
+    service.calls.cancelled.clear()
+    end = threading.Event()
+
+    def speak() -> Iterator[Any]:
+        yield words(text="first")
+        end.wait(10)
+
+    received = []
+    with pytest.raises(grpc.RpcError) as caught:
+        for one in talk.Both(speak(), timeout=1):
+            received.append(one.text)
+    error: Any = caught.value
+    end.set()
+    assert received == ["tsrif"]
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert service.calls.cancelled.wait(5), "the server was not told"
+
+
+def test_timeout_of_the_route(channel: Any, stubs: tuple[ModuleType, ModuleType], service: Service) -> None:
+    messages, _ = stubs
+    service.calls.cancelled.clear()
+    call = channel.unary_unary(
+        "/talk.Late/Once",
+        request_serializer=messages.Words.SerializeToString,
+        response_deserializer=messages.Words.FromString,
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        call(messages.Words(text="slow"))
+    error: Any = caught.value
+    assert (error.code(), error.details()) == (grpc.StatusCode.DEADLINE_EXCEEDED, "response_timeout")
     assert service.calls.cancelled.wait(2.5), "the server was not told"
 
 
@@ -213,6 +291,7 @@ def test_failures_of_the_gateway_are_grpc_statuses(channel: Any, method: str, co
         channel.unary_unary(method)(b"")
     error: Any = caught.value
     assert (error.code().name, error.details()) == (code, details)
+    assert tuple(error.initial_metadata()) == (), "the status is all there is"
 
 
 def test_all_calls_share_pooled_connections(gateway: Gateway, talk: Any, words: Any) -> None:

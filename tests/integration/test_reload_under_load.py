@@ -1,4 +1,4 @@
-"""Fifty reloads under mixed load: nothing fails, nothing is dropped, and each is whole or not at all."""
+"""Fifty reloads under load of h1, h2, h3, WebSocket and MQTT: nothing fails, and each is whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from support.certificates import Authority, Pair
-from support.client import Http1, connect, context
+from support.client import Address, Http1, connect, context
 from support.gateway import Gateway, Settings, configuration, listener, upstream
+from support.h3 import connected
 from support.load import Count, H2load, Wrk
 from support.mqtt import Session, SessionError
 from support.servers import Loop, Server, mirror
+from support.steady_h3 import SteadyH3
 from support.websocket import WebSocketEcho
 
 from .conftest import EDGE_NAMES, Start
@@ -53,7 +57,7 @@ class Wanted:
             {"match": {"path": "/chat"}, "upstream": "chat"},
             {"match": {"path_prefix": "/"}, "upstream": "app"},
         ]
-        protocols: list[Any] = [*self.protocols, {"alpn": "mqtt", "relay": "broker"}]
+        protocols: list[Any] = ["h3", *self.protocols, {"alpn": "mqtt", "relay": "broker"}]
         listeners = [listener(self.edge, protocols=protocols, routes=routes)]
         if self.second:
             listeners.append(listener(self.edge, name="second", routes=routes[:2]))
@@ -159,23 +163,28 @@ def test_fifty_reloads_under_mixed_load(
         talk = Chat(clients, running, authority)
         keep_alive = Wrk(address, "/health", connections=8)
         fresh = Wrk(address, "/health", connections=2, headers=("Connection: close",))
+        quic = SteadyH3(clients, address, authority.certificate, ["/health", "/app"], each=3, same="/generation")
         with H2load(address, "/app", connections=4, rate=50) as multiplexed:
             done = reload_all(running, authority, wanted)
             h1, each, h2 = keep_alive.stop(), fresh.stop(), multiplexed.stop()
+        quic.stop()
         talk.stop()
         lost = sessions.stop()
         reloads = running.status()["reloads"]
     seconds = time.monotonic() - begun
+    counts = (h1, each, h2, quic.count)
     with capsys.disabled():
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(done.items()))
         print(
             f"\n{RELOADS} reloads in {seconds:.0f} s ({kinds}): wrk {h1.answered:,} h1 requests kept alive and"
-            f" {each.answered:,} on connections of their own, h2load {h2.answered:,} h2 requests, WebSocket"
-            f" {talk.echoed:,} echoes, {SESSIONS} MQTT sessions with {sessions.messages:,} messages;"
-            f" {len(h1.failures + each.failures + h2.failures)} failed requests, {len(lost)} dropped sessions"
+            f" {each.answered:,} on connections of their own, h2load {h2.answered:,} h2 requests, aioquic"
+            f" {quic.count.answered:,} h3 requests on {quic.connections} connections, WebSocket {talk.echoed:,}"
+            f" echoes, {SESSIONS} MQTT sessions with {sessions.messages:,} messages;"
+            f" {sum(len(one.failures) for one in counts)} failed requests, {len(lost)} dropped sessions"
         )
-    for counted in (h1, each, h2):
+    for counted in counts:
         assert_good(counted)
+    assert (quic.told, quic.silent) == (0, 0)
     assert lost == []
     assert sessions.messages >= SESSIONS
     assert talk.echoed > 0
@@ -253,8 +262,16 @@ def look(gateway: Gateway, authority: Authority, wanted: Wanted) -> None:
         assert stream.selected_alpn_protocol() == wanted.protocols[0]
         certificate = stream.getpeercert(binary_form=True)
         assert certificate == ssl.PEM_cert_to_DER_cert(wanted.edge.certificate.read_text())
+    asyncio.run(look_at_h3(address, ca, wanted))
     names = ["edge", "second"] if wanted.second else ["edge"]
     assert sorted(gateway.addresses()) == names
     for name in names:
         with Http1.open(gateway.address(name), ca) as client:
             assert client.request("/generation").body.decode() == f"generation {wanted.generation}"
+
+
+async def look_at_h3(address: Address, ca: Path, wanted: Wanted) -> None:
+    async with connected(address, ca) as client:
+        found = client.quic.tls._peer_certificate.public_bytes(Encoding.PEM)
+        assert found == wanted.edge.certificate.read_bytes()
+        assert (await client.get("/generation")).body.decode() == f"generation {wanted.generation}"

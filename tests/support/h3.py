@@ -43,14 +43,22 @@ class Answer:
     """What has come on one stream."""
 
     headers: list[tuple[str, str]] = field(default_factory=list)
-    body: bytes = b""
+    data: bytearray = field(default_factory=bytearray)
     trailers: list[tuple[str, str]] = field(default_factory=list)
-    raw: bytes = b""
-    """Every byte, frames and all."""
+    stream: bytearray = field(default_factory=bytearray)
     ended: bool = False
     reset: int | None = None
     stopped: int | None = None
     """The code with which the gateway has asked for no more of the request."""
+
+    @property
+    def body(self) -> bytes:
+        return bytes(self.data)
+
+    @property
+    def raw(self) -> bytes:
+        """Every byte, frames and all."""
+        return bytes(self.stream)
 
     @property
     def status(self) -> int:
@@ -68,17 +76,37 @@ class Http3(QuicConnectionProtocol):
         self.http = None if raw else H3Connection(self._quic)
         self.answers: dict[int, Answer] = {}
         self.ended: ConnectionTerminated | None = None
+        self.heard = False
+        """Whether anything has come."""
         self._news = asyncio.Event()
 
     @property
     def quic(self) -> Any:
         return self._quic
 
+    def datagram_received(self, data: bytes | str, addr: Any) -> None:
+        self.heard = True
+        super().datagram_received(data, addr)
+
+    @property
+    def goaway(self) -> int | None:
+        """The first stream that the gateway takes no more, once it has said so on its control stream."""
+        for stream, answer in self.answers.items():
+            if stream % 4 == 3 and answer.stream.startswith(b"\0"):
+                told = [payload for kind, payload in frames(answer.raw[1:], whole=False) if kind == GOAWAY]
+                return _varint(told[-1])[0] if told else None
+        return None
+
+    def refused(self, stream: int) -> bool:
+        """Whether the gateway has not looked at this request, and never will: it may be sent again elsewhere."""
+        last = self.goaway
+        return last is not None and stream >= last
+
     def quic_event_received(self, event: QuicEvent) -> None:
         match event:
             case StreamDataReceived():
                 answer = self._answer(event.stream_id)
-                answer.raw += event.data
+                answer.stream += event.data
                 answer.ended |= event.end_stream
             case StreamReset():
                 self._answer(event.stream_id).reset = event.error_code
@@ -101,7 +129,7 @@ class Http3(QuicConnectionProtocol):
                 else:
                     answer.headers = fields
             case DataReceived():
-                self._answer(event.stream_id).body += event.data
+                self._answer(event.stream_id).data += event.data
 
     def _answer(self, stream: int) -> Answer:
         return self.answers.setdefault(stream, Answer())
@@ -206,9 +234,13 @@ async def connected(
     raw: bool = False,
     tickets: list[SessionTicket] | None = None,
     wait_connected: bool = True,
+    seconds: float = 60,
     **settings: Any,
 ) -> AsyncIterator[Http3]:
-    """A connection with its handshake done, unless `wait_connected` is false. `tickets`: where the session's go."""
+    """A connection with its handshake done, unless `wait_connected` is false.
+
+    `tickets`: where the session's go; `seconds`: for which it may be used.
+    """
     made = configuration(ca, server_name=name, **settings)
     client = connect(
         *address,
@@ -217,7 +249,7 @@ async def connected(
         session_ticket_handler=None if tickets is None else tickets.append,
         wait_connected=wait_connected,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(seconds):
         async with client as protocol:
             assert isinstance(protocol, Http3)
             try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import fill
 
+from support import client_table
 from support import real_clients as clients
 from support.programs import WANTED, Wanted
 from support.real_clients import Client
@@ -226,7 +227,7 @@ ROWS = (
         "http/1.1",
         openssl() | {"tls12": OTHER_VERSION},
     ),
-    Row("Python ssl", (), clients.each(clients.python_ssl), "http/1.1", openssl()),
+    Row("Python ssl", (), clients.python_ssl("http/1.1"), "http/1.1", openssl()),
     Row(
         "grpcio",
         (),
@@ -276,7 +277,7 @@ ROWS = (
     Row(
         "h2load",
         (WANTED["h2load"],),
-        clients.h2load,
+        clients.h2load(),
         "h2",
         {
             name: Fails("0 succeeded, 1 failed, 1 errored", counted)
@@ -376,7 +377,8 @@ secrecy, authenticated encryption, or a place in the provider; the client is tol
 
 
 def page() -> str:
-    return "".join(f"{line}\n" for line in (INTRO, *_summary(), *_situations(), OFFERED, *_offers()))
+    lines = (INTRO, *_summary(), *_situations(), OFFERED, *_offers(), *client_table.section())
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _row(*cells: object) -> str:

@@ -12,8 +12,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 CARGO_DENY = "0.20.2"
+OHA = "1.16.0"
+H2SPEC = "v2.2.1+incompatible"
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,17 @@ WANTED = {
         Wanted("haproxy", "haproxy"),
         Wanted("go", get="install Go 1.25 or newer from https://go.dev/dl"),
         Wanted("node", get="install Node.js 20 or newer from https://nodejs.org"),
+        Wanted("h2spec", command=("go", "install", f"github.com/summerwind/h2spec/cmd/h2spec@{H2SPEC}")),
+        Wanted("oha", command=("cargo", "install", "--locked", f"oha@{OHA}", "--features", "http3")),
         Wanted("cargo-deny", command=("cargo", "install", "--locked", f"cargo-deny@{CARGO_DENY}")),
     )
 }
 
 
 def which(name: str) -> str | None:
-    """The program's path, also where only root looks for it."""
-    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
+    """The program's path, also where only root looks for it, and where Go puts what it installs."""
+    places = [os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", str(Path.home() / "go" / "bin")]
+    return shutil.which(name, path=os.pathsep.join(places))
 
 
 def missing() -> list[Wanted]:

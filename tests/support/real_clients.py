@@ -1,4 +1,7 @@
-"""Clients that people use, each asked to make one request to every port of a gateway and to say how that went."""
+"""Clients that people use, each asked to make one request to every port of a gateway and to say how that went.
+
+What a client is called with beyond that are flags of its own.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,15 @@ from typing import Any
 import grpc
 from aiohttp import ClientSession, ClientWebSocketResponse
 
-from support import openssl
+from support import h3, openssl
 from support.build import CLIENTS, go_client
 from support.client import Http1, connect, context
+from support.h2 import Http2
 from support.net import eventually
 from support.process import Program, output, run
 
 OK = '{"ok":true}'
-REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+GRPC_METHOD = "/matrix.Matrix/Nothing"
 AT_ONCE = 4
 
 
@@ -33,9 +37,17 @@ class Ports:
     ca: Path
     by_name: dict[str, int]
     folder: Path
+    path: str = "/health"
+
+    def url(self, port: int) -> str:
+        return f"https://localhost:{port}{self.path}"
 
     def urls(self) -> list[str]:
-        return [url(port) for port in self.by_name.values()]
+        return [self.url(port) for port in self.by_name.values()]
+
+    def request(self) -> bytes:
+        """In HTTP/1.1, for clients that speak no HTTP of their own."""
+        return f"GET {self.path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +62,6 @@ Client = Callable[[Ports], dict[str, Said]]
 One = Callable[[Ports, int], Said]
 
 
-def url(port: int, path: str = "/health") -> str:
-    return f"https://localhost:{port}{path}"
-
-
 def each(one: One) -> Client:
     """A client that goes to one port at a time; several of it at once."""
 
@@ -65,11 +73,16 @@ def each(one: One) -> Client:
     return all_of_them
 
 
-def command(words: Callable[[Ports, int], Sequence[object]], *, answer: str = OK, stdin: bytes = b"") -> Client:
+def command(
+    words: Callable[[Ports, int], Sequence[object]],
+    *,
+    answer: str = OK,
+    stdin: Callable[[Ports], bytes] = lambda _: b"",
+) -> Client:
     """A program that prints `answer`, a pattern, when all is well."""
 
     def one(ports: Ports, port: int) -> Said:
-        done = run(words(ports, port), stdin=stdin, timeout=30)
+        done = run(words(ports, port), stdin=stdin(ports), timeout=30)
         text = (done.stdout + done.stderr).decode(errors="replace")
         return Said(re.search(answer, text) is not None, text)
 
@@ -77,24 +90,34 @@ def command(words: Callable[[Ports, int], Sequence[object]], *, answer: str = OK
 
 
 def curl(*flags: str) -> Client:
-    return command(lambda ports, port: ["curl", "-sS", *flags, "--cacert", ports.ca, url(port)])
+    return command(lambda ports, port: ["curl", "-sS", *flags, "--cacert", ports.ca, ports.url(port)])
 
 
-wget = command(lambda ports, port: ["wget", "-t1", "-O-", f"--ca-certificate={ports.ca}", url(port)])
+wget = command(lambda ports, port: ["wget", "-t1", "-O-", f"--ca-certificate={ports.ca}", ports.url(port)])
 
 
 def s_client(*flags: str) -> Client:
     def words(ports: Ports, port: int) -> list[str]:
         return openssl.command(("127.0.0.1", port), ports.ca, "-ign_eof", "-verify_return_error", *flags)
 
-    return command(words, stdin=REQUEST)
+    return command(words, stdin=Ports.request)
+
+
+def h2load(*flags: str) -> Client:
+    return command(lambda ports, port: ["h2load", "-n1", "-c1", *flags, ports.url(port)], answer=r"\b1 succeeded")
+
+
+def oha(version: str) -> Client:
+    flags = ("-n1", "-c1", "--no-tui", "--no-color", "--http-version", version, "--cacert")
+    # It reads no IPv6 address of localhost's, where nobody would be.
+    return command(lambda ports, port: ["oha", "--ipv4", *flags, ports.ca, ports.url(port)], answer=r"\[200\] 1 resp")
 
 
 gnutls_cli = command(
-    lambda ports, port: ["gnutls-cli", f"--x509cafile={ports.ca}", f"--port={port}", "localhost"], stdin=REQUEST
+    lambda ports, port: ["gnutls-cli", f"--x509cafile={ports.ca}", f"--port={port}", "localhost"],
+    stdin=Ports.request,
 )
-h2load = command(lambda _, port: ["h2load", "-n1", "-c1", url(port)], answer=r"\b1 succeeded")
-wrk = command(lambda _, port: ["wrk", "-t1", "-c1", "-d1s", url(port)], answer=r"\b[1-9]\d* requests in")
+wrk = command(lambda ports, port: ["wrk", "-t1", "-c1", "-d1s", ports.url(port)], answer=r"\b[1-9]\d* requests in")
 mosquitto_pub = command(
     lambda ports, port: [
         *("mosquitto_pub", "-h", "localhost", "-p", port, "--cafile", ports.ca),
@@ -104,17 +127,35 @@ mosquitto_pub = command(
 )
 
 
-def python_ssl(ports: Ports, port: int) -> Said:
-    try:
-        with connect(("127.0.0.1", port), context(ports.ca)) as stream:
-            return Said(True, Http1(stream).request("/health").body.decode())
-    except OSError as error:
-        return Said(False, str(error))
+def python_ssl(*alpn: str) -> Client:
+    """HTTP is the tests' own, in the version that was negotiated."""
+
+    def one(ports: Ports, port: int) -> Said:
+        try:
+            with connect(("127.0.0.1", port), context(ports.ca, alpn)) as stream:
+                if stream.selected_alpn_protocol() == "h2":
+                    return Said(True, Http2.begin(stream).get(ports.path).body.decode())
+                return Said(True, Http1(stream).request(ports.path).body.decode())
+        except OSError as error:
+            return Said(False, str(error))
+
+    return each(one)
+
+
+def aioquic(*alpn: str) -> Client:
+    async def ask(ports: Ports, port: int) -> Said:
+        async with h3.connected(("127.0.0.1", port), ports.ca, alpn=alpn, wait_connected=False) as client:
+            try:
+                return Said(True, (await client.get(ports.path)).body.decode())
+            except ConnectionError as error:
+                return Said(False, str(error))
+
+    return each(lambda ports, port: asyncio.run(ask(ports, port)))
 
 
 def go(protocol: str) -> Client:
     def one(ports: Ports, port: int) -> Said:
-        report = json.loads(output([go_client(), "-ca", ports.ca, "-protocol", protocol, url(port)]))
+        report = json.loads(output([go_client(), "-ca", ports.ca, "-protocol", protocol, ports.url(port)]))
         return Said(report["body"] == OK, "\n".join(report["failures"]))
 
     return each(one)
@@ -140,20 +181,33 @@ def grpcio(ports: Ports, port: int) -> Said:
     trusting = grpc.ssl_channel_credentials(ports.ca.read_bytes())
     with grpc.secure_channel(f"localhost:{port}", trusting) as channel:
         try:
-            call = channel.unary_stream("/matrix.Matrix/Nothing", bytes, bytes)
+            call = channel.unary_stream(GRPC_METHOD, bytes, bytes)
             return Said(list(call(b"", timeout=20)) == [], "")
         except grpc.RpcError as error:
             return Said(False, str(error.details()))
 
 
 class Chromium:
-    """A headless browser that is told where to go over its DevTools protocol."""
+    """A headless browser that is told where to go over its DevTools protocol.
+
+    `quic`: it speaks HTTP/3 from the first request on, since it believes no `Alt-Svc` of servers under private roots.
+    """
 
     FLAGS = (
-        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
         *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
         "--remote-debugging-port=0",
     )
+
+    def __init__(self, *flags: str, quic: bool = False) -> None:
+        self._flags, self._quic = flags, quic
+
+    def _speaking(self, ports: Ports) -> list[str]:
+        if not self._quic:
+            return ["--disable-quic", *self._flags]
+        origins = ",".join(f"localhost:{port}" for port in ports.by_name.values())
+        # Its QUIC looks for no other address where nobody answers at the first.
+        return [f"--origin-to-force-quic-on={origins}", "--host-resolver-rules=MAP localhost 127.0.0.1", *self._flags]
 
     def __call__(self, ports: Ports) -> dict[str, Said]:
         home, profile = ports.folder / "home", ports.folder / "profile"
@@ -161,7 +215,7 @@ class Chromium:
         database.mkdir(parents=True)
         for words in (("-N", "--empty-password"), ("-A", "-n", "root", "-t", "C,,", "-i", ports.ca)):
             output(["certutil", "-d", f"sql:{database}", *words])
-        browser = ["chromium", *self.FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        browser = ["chromium", *self.FLAGS, *self._speaking(ports), f"--user-data-dir={profile}", "about:blank"]
         with Program(browser, ports.folder / "chromium.log", environment={"HOME": str(home)}):
             told = profile / "DevToolsActivePort"
             port = int(eventually(lambda: told.exists() and told.read_text().partition("\n")[0], 30))
@@ -174,7 +228,7 @@ class Chromium:
                 page = next(one for one in await listed.json() if one["type"] == "page")
             async with session.ws_connect(page["webSocketDebuggerUrl"]) as tools:
                 for name, port in ports.by_name.items():
-                    gone = await self._call(tools, "Page.navigate", url=url(port))
+                    gone = await self._call(tools, "Page.navigate", url=ports.url(port))
                     said[name] = Said("errorText" not in gone, gone.get("errorText", ""))
                 with contextlib.suppress(ConnectionError):
                     await tools.send_json({"id": 0, "method": "Browser.close"})

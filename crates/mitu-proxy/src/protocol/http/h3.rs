@@ -33,6 +33,9 @@ const LAST_STREAM: u64 = (1 << 62) - 4;
 /// How long this side waits for its last words to arrive, and for the client to close.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How many milliseconds after its last request a client that has said GOAWAY may still change its mind.
+const FAREWELL: u64 = 1_000;
+
 /// What all streams of a connection share.
 struct Shared {
     downstream: Arc<Downstream>,
@@ -41,7 +44,7 @@ struct Shared {
     limits: HeadLimits,
     opened: Opened,
     violation: OnceLock<Violation>,
-    /// The end has been announced, and whoever leaves no stream behind tells of it.
+    /// The end has been announced, by either side, and whoever leaves no stream behind tells of it.
     closing: AtomicBool,
     quiet: Notify,
 }
@@ -62,7 +65,7 @@ impl Shared {
 
     /// Reads a stream that the client has opened for itself.
     async fn read(&self, stream: RecvStream) {
-        if let Err(violation) = control::read(stream, &self.opened).await {
+        if let Err(violation) = control::read(stream, self).await {
             self.violated(violation);
         }
     }
@@ -71,6 +74,12 @@ impl Shared {
     fn violated(&self, violation: Violation) {
         let violation = self.violation.get_or_init(|| violation);
         self.quic.close(violation.code.into(), violation.reason.as_bytes());
+    }
+
+    /// The client has said GOAWAY: it makes no further requests, and some wait for this side to close.
+    fn leaves(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.quiet.notify_one();
     }
 
     /// A request is over, in whatever way.
@@ -113,7 +122,8 @@ pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Resu
     let limits = HeadLimits { bytes: listener.limits.request_header_bytes, headers: listener.limits.request_headers };
     let (mut draining, mut lingering) = (downstream.connection.drain.clone(), downstream.connection.drain.clone());
     let shared = Arc::new(Shared::new(quic.clone(), downstream, limits));
-    let idle = Duration::from_millis(listener.timeouts.idle_ms);
+    let mut timeouts = listener.timeouts.clone();
+    let idle = Duration::from_millis(timeouts.idle_ms);
     let mut control = match timeout(idle, open_control(&quic, limits)).await {
         Ok(Ok(control)) => control,
         Ok(Err(error)) => return shared.end(error),
@@ -126,7 +136,7 @@ pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Resu
     let mut timer = LazyTimer::default();
     let end = loop {
         // Streams move without waking this task, so it looks again before a longer deadline than this.
-        let deadline = shared.activity.deadline(&listener.timeouts).min(Instant::now() + idle);
+        let deadline = shared.activity.deadline(&timeouts).min(Instant::now() + idle);
         tokio::select! {
             biased;
             request = &mut requests => match request {
@@ -158,9 +168,11 @@ pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Resu
                 closing = Closing::Refusing;
                 goaway(&mut control, next_stream).await;
             }
-            () = shared.quiet.notified(), if closing == Closing::Refusing => {}
+            () = shared.quiet.notified() => if closing == Closing::No {
+                timeouts.idle_ms = timeouts.idle_ms.min(FAREWELL);
+            },
             () = poll_fn(|context| timer.poll(context, deadline)) => {
-                if shared.activity.deadline(&listener.timeouts) <= Instant::now() {
+                if shared.activity.deadline(&timeouts) <= Instant::now() {
                     if closing == Closing::Refusing || !shared.activity.is_idle() {
                         quic.close(Code::NO_ERROR.into(), b"");
                         return if shared.activity.is_idle() { Ok(()) } else { Err(timed_out()) };

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::RecvStream;
 
+use super::Shared;
 use super::error::{Code, StreamError, Violation};
 use super::frame::{self, FrameReader, Piece, put_varint, varint};
 
@@ -63,12 +64,13 @@ fn put_frame(kind: u64, payload: &[u8], to: &mut BytesMut) {
 }
 
 /// Reads one of the client's streams to its end. What is wrong with it ends the connection.
-pub async fn read(mut stream: RecvStream, opened: &Opened) -> Result<(), Violation> {
+pub async fn read(mut stream: RecvStream, shared: &Shared) -> Result<(), Violation> {
+    let opened = &shared.opened;
     let read = async {
         match kind(&mut stream).await? {
             Some(kind @ CONTROL) => {
                 opened.once(kind)?;
-                control(FrameReader::new(stream)).await
+                control(FrameReader::new(stream), shared).await
             }
             Some(kind @ QPACK_ENCODER) => {
                 opened.once(kind)?;
@@ -116,7 +118,7 @@ async fn kind(stream: &mut RecvStream) -> Result<Option<u64>, StreamError> {
     Ok(None)
 }
 
-async fn control(mut frames: FrameReader) -> Result<(), StreamError> {
+async fn control(mut frames: FrameReader, shared: &Shared) -> Result<(), StreamError> {
     let (mut first, mut max_push, mut goaway) = (true, None, None);
     loop {
         let piece = poll_fn(|context| frames.poll_piece(context, MAX_FRAME)).await?;
@@ -129,6 +131,7 @@ async fn control(mut frames: FrameReader) -> Result<(), StreamError> {
                 if goaway.replace(id).is_some_and(|before| id > before) {
                     return Err(Code::ID_ERROR.broken("GOAWAY goes back"));
                 }
+                shared.leaves();
             }
             Piece::Whole(frame::MAX_PUSH_ID, payload) => {
                 let id = number(&payload)?;
