@@ -346,7 +346,6 @@ def test_nobody_renegotiates(target: Target, name: str, say: Callable[[Tls12], N
         assert (found.answered and found.alert == NO_RENEGOTIATION) or found.ended
 
 
-@pytest.mark.xfail(strict=True, reason="the alert waits for what is written next")
 def test_who_would_renegotiate_is_told_at_once(target: Target, name: str) -> None:
     with target.watched(), open_12(target, name) as client:
         client.say(HANDSHAKE, client.hello().message())
