@@ -20,6 +20,7 @@ from mitu.config.types import (
     Name,
     Regex,
     RouteName,
+    SizeRange,
     Text,
     UrlPath,
     fail,
@@ -146,6 +147,59 @@ class Redirect(Model):
     path: UrlPath | None = Field(default=None, description="Replaces path and query.")
 
 
+class ClientKey(Model):
+    """What tells one client from another."""
+
+    shorthand: ClassVar[str | None] = "on"
+    on: Literal["source", "client_certificate", "host"] | None = Field(
+        default=None,
+        description="`source`: the network of its address, as `handshakes` has it; `client_certificate`: the one that"
+        " was verified; `host`: the host that it asks for.",
+    )
+    header: HeaderName | None = Field(default=None, description="The value of a request header.")
+
+    @model_validator(mode="after")
+    def _one(self) -> ClientKey:
+        if (self.on is None) == (self.header is None):
+            allowed = ("source", "client_certificate", "host", "header")
+            fail("E022", "clients are told apart by exactly one thing", allowed=allowed)
+        return self
+
+
+class RateLimit(Model):
+    """A token bucket for each client; a request that finds it empty gets 429."""
+
+    key: ClientKey = Field(description="What tells one client from another. Those without it share one bucket.")
+    per_second: Annotated[int, IntRange(1, 1_000_000)] | None = Field(
+        default=None, description="Requests a second, for long."
+    )
+    per_minute: Annotated[int, IntRange(1, 1_000_000)] | None = Field(
+        default=None, description="Requests a minute, for long."
+    )
+    burst: Annotated[int, IntRange(1, 1_000_000)] | None = Field(
+        default=None, description="Requests at once; when left out, those of a second, or of a minute."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> RateLimit:
+        if (self.per_second is None) == (self.per_minute is None):
+            fail("E022", "a rate is exactly one of these", allowed=("per_second", "per_minute"))
+        return self
+
+
+class RouteLimits(Model):
+    """Bounds on the bodies of one route."""
+
+    request_body_size: Annotated[int, SizeRange("1B", "1024GiB")] | None = Field(
+        default=None, description="A request's body; over: 413. The listener's when left out."
+    )
+    response_body_size: Annotated[int, SizeRange("1B", "1024GiB")] | None = Field(
+        default=None,
+        description="The body of an upstream's response; over: 502 where that is announced, else it is cut short."
+        " Unlimited when left out.",
+    )
+
+
 class Route(Model):
     """The first route whose `match` holds answers the request."""
 
@@ -154,6 +208,10 @@ class Route(Model):
     )
     match: Match = Field(default=Match(), description="Which requests it takes.")
     filters: tuple[Filter, ...] = Field(default=(), description="Changes to request and response, in order.")
+    rate_limits: tuple[RateLimit, ...] = Field(
+        default=(), description="How many requests each client may make; a request has to pass all of them."
+    )
+    limits: RouteLimits = Field(default=RouteLimits(), description="Bounds on bodies.")
     upstream: Name | None = Field(default=None, description="The upstream that answers.")
     respond: Respond | None = Field(default=None, description="A fixed response.")
     redirect: Redirect | None = Field(default=None, description="A redirect.")

@@ -88,6 +88,9 @@ mod tests {
                     ..MatchConfig::default()
                 },
                 filters: Vec::new(),
+                rate_limits: Vec::new(),
+                request_body_bytes: None,
+                response_body_bytes: None,
                 action: ActionConfig::Respond { status: 200, headers: Vec::new(), body: String::new() },
             })
             .collect();

@@ -35,7 +35,7 @@ pub const LINGER_BYTES: usize = 1024 * 1024;
 /// A body that could not be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    #[error("the request's body is larger than allowed")]
+    #[error("the body is larger than allowed")]
     TooLarge,
     #[error(transparent)]
     Malformed(#[from] DecodeError),
@@ -179,6 +179,16 @@ impl RequestBody {
     fn new(source: Source, length: Option<u64>, limit: Option<u64>) -> Self {
         let (progress, left) = (Some(Arc::default()), limit.unwrap_or(u64::MAX));
         Self { source, left, length, progress, started: false, refused: Vec::new() }
+    }
+
+    /// Holds it to another limit, before any of it is read.
+    pub fn limit(&mut self, bytes: u64) {
+        self.left = bytes;
+    }
+
+    /// Whether it announces more than may come.
+    pub fn is_too_large(&self) -> bool {
+        self.length.is_some_and(|length| length > self.left)
     }
 
     /// Trailers with these names are not passed on.
@@ -444,7 +454,10 @@ impl Body for ResponseBody {
                 }
             }
             Some(Err(error)) => {
-                let reason = this.account.body_failed().unwrap_or(Reason::ResponseIncomplete);
+                let reason = this.account.body_failed().unwrap_or(match error {
+                    BodyError::TooLarge => Reason::ResponseTooLarge,
+                    _ => Reason::ResponseIncomplete,
+                });
                 this.account.fail(reason);
                 Some(Err(error))
             }

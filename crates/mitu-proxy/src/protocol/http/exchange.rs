@@ -85,7 +85,15 @@ pub async fn exchange(
             *response.headers_mut() = headers;
             response
         }
-        Err(reason) => refuse(reason, audience, &method, account),
+        Err(Refusal { reason, retry_after }) => {
+            let mut response = refuse(reason, audience, &method, account);
+            if let Some(wait) = retry_after {
+                // Whole seconds, of which the last has to be over.
+                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            }
+            response
+        }
     };
     if downstream.version != Version::H3
         && let Some(alt_svc) = downstream.connection.listener.alt_svc()
@@ -109,6 +117,19 @@ pub fn refuse(reason: Reason, audience: Audience, method: &Method, mut account: 
     response
 }
 
+/// Why a request gets an answer that it did not ask for.
+struct Refusal {
+    reason: Reason,
+    /// Asked again after this, it may get another.
+    retry_after: Option<Duration>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, retry_after: None }
+    }
+}
+
 enum Answered {
     Own { status: StatusCode, headers: HeaderMap, body: bytes::Bytes },
     Upstream { status: StatusCode, headers: HeaderMap, body: Proxied },
@@ -125,7 +146,7 @@ async fn answer(
     mut request: Incoming,
     account: &mut Account,
     timer: &mut LazyTimer,
-) -> Result<Answered, Reason> {
+) -> Result<Answered, Refusal> {
     let connection = &downstream.connection;
     let listener = &connection.listener;
 
@@ -133,7 +154,7 @@ async fn answer(
     validate::target(&request.method, &request.uri)?;
     validate::host(&request.uri, &mut request.headers, !request.http10)?;
     if request.expect == Expect::Other {
-        return Err(Reason::ExpectationFailed);
+        return Err(Reason::ExpectationFailed.into());
     }
 
     // Routes that ask who the client is are told by this gateway, not by the client.
@@ -150,17 +171,23 @@ async fn answer(
     let index = listener.router.find(host_text, &path, &request.method, &request.headers).ok_or(Reason::NoRoute)?;
     account.routed(index);
     let route = listener.router.route(index);
-    if let (Some(limit), Some(length)) = (listener.limits.request_body_bytes, request.body.length())
-        && length > limit
-    {
-        return Err(Reason::BodyTooLarge);
+    for limiter in &route.limiters {
+        limiter
+            .admit(connection, &request.headers, account.started())
+            .map_err(|wait| Refusal { reason: Reason::RateLimited, retry_after: Some(wait) })?;
+    }
+    if let Some(limit) = route.request_body_bytes {
+        request.body.limit(limit);
+    }
+    if request.body.is_too_large() {
+        return Err(Reason::BodyTooLarge.into());
     }
 
     match &route.action {
         Action::Respond(fixed) => Ok(respond_fixed(route, fixed, &request.method)),
         Action::Redirect(redirect) => {
             let query = request.uri.query().map_or(String::new(), |query| format!("?{query}"));
-            redirect_to(route, redirect, host_text, &format!("{path}{query}"))
+            Ok(redirect_to(route, redirect, host_text, &format!("{path}{query}"))?)
         }
         Action::Upstream { upstream, timeout } => {
             let target = target(&request.uri, path, route)?;
@@ -181,6 +208,7 @@ async fn answer(
                 downstream,
                 upstream,
                 timeout: *timeout,
+                response_limit: route.response_body_bytes,
                 hop,
                 target: &target,
                 expect: request.expect,
@@ -192,12 +220,11 @@ async fn answer(
                 Some(reason) if answered.is_err() => Err(reason),
                 _ => answered,
             };
-            answered.map(|mut answered| {
-                if let Answered::Upstream { headers, .. } = &mut answered {
-                    route.filters.apply_response(headers);
-                }
-                answered
-            })
+            let mut answered = answered?;
+            if let Answered::Upstream { headers, .. } = &mut answered {
+                route.filters.apply_response(headers);
+            }
+            Ok(answered)
         }
     }
 }
@@ -254,6 +281,7 @@ struct Proxy<'a> {
     downstream: &'a Downstream,
     upstream: &'a Upstream,
     timeout: Duration,
+    response_limit: Option<u64>,
     hop: Hop,
     target: &'a str,
     expect: Expect,
@@ -294,7 +322,7 @@ impl Proxy<'_> {
             expect_continue: self.expect == Expect::Continue,
         };
         let deadline = Instant::from_std(account.started()) + self.timeout;
-        let answer = match timer.limit(deadline, self.upstream.request(&outbound, body)).await {
+        let mut answer = match timer.limit(deadline, self.upstream.request(&outbound, body)).await {
             None if account.awaits_body() => return Err(Reason::BodyTimeout),
             None => return Err(Reason::ResponseTimeout),
             Some(Err(error)) => {
@@ -306,6 +334,9 @@ impl Proxy<'_> {
             Some(Ok(answer)) => answer,
         };
         account.tried(answer.body.endpoint());
+        if let Some(limit) = self.response_limit {
+            answer.body.limit(limit)?;
+        }
         let mut headers = answer.headers;
         let switched = answer.status == StatusCode::SWITCHING_PROTOCOLS;
         let hop = strip_hop_by_hop(&mut headers);
