@@ -11,6 +11,7 @@ use std::num::NonZeroU32;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::filter::compression::Encoding;
 pub use mitu_tls::config::{
     CertificateConfig, ClientAuthConfig, SiteConfig, TicketsConfig, TlsPolicy, UpstreamTlsConfig,
 };
@@ -183,7 +184,21 @@ pub struct RouteConfig {
     pub request_body_bytes: Option<u64>,
     /// None: unlimited.
     pub response_body_bytes: Option<u64>,
+    /// None: responses are passed on as they come.
+    pub compress: Option<CompressConfig>,
     pub action: ActionConfig,
+}
+
+/// What of a route's responses is compressed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompressConfig {
+    /// Most preferred first.
+    pub encodings: Vec<Encoding>,
+    /// Shorter ones are passed on as they are.
+    pub min_bytes: u64,
+    /// Media types, in which one `*` may stand for anything.
+    pub types: Vec<String>,
 }
 
 /// A token bucket for each client of a route, whichever worker serves it (`router/limiter.rs`).

@@ -14,6 +14,7 @@ use mitu_telemetry::http::{Families, RequestMetrics};
 
 use crate::config::{ActionConfig, RateLimitConfig, RouteConfig};
 use crate::filter::Filters;
+use crate::filter::compression::Compression;
 use crate::filter::headers::{parse_name, parse_value};
 use crate::upstream::{Upstream, Upstreams};
 use hosts::HostIndex;
@@ -70,6 +71,7 @@ pub struct Route {
     /// In place of the listener's.
     pub request_body_bytes: Option<u64>,
     pub response_body_bytes: Option<u64>,
+    pub compression: Option<Compression>,
     pub action: Action,
     pub metrics: RouteMetrics,
 }
@@ -198,6 +200,7 @@ impl Route {
             limiters: config.rate_limits.iter().map(limiter).collect::<Result<_, _>>()?,
             request_body_bytes: config.request_body_bytes,
             response_body_bytes: config.response_body_bytes,
+            compression: config.compress.as_ref().map(Compression::build),
             action,
             metrics,
         })
@@ -292,6 +295,7 @@ mod tests {
                 rate_limits: Vec::new(),
                 request_body_bytes: None,
                 response_body_bytes: None,
+                compress: None,
                 action: ActionConfig::Respond { status: 200, headers: Vec::new(), body: "x".into() },
             })
             .collect();

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from mitu.config.routes import DEFAULT_TIMEOUT, Filter, HeaderCondition, HeaderOps, Match, RateLimit, Route
+from mitu.config.routes import (
+    DEFAULT_TIMEOUT,
+    Compress,
+    Filter,
+    HeaderCondition,
+    HeaderOps,
+    Match,
+    RateLimit,
+    Route,
+)
 
 
 def compile_routes(routes: Sequence[Route], source_prefix: dict[str, int]) -> list[dict[str, Any]]:
@@ -20,6 +29,7 @@ def compile_routes(routes: Sequence[Route], source_prefix: dict[str, int]) -> li
             "rate_limits": [_rate_limit(one, source_prefix) for one in route.rate_limits],
             "request_body_bytes": route.limits.request_body_size,
             "response_body_bytes": route.limits.response_body_size,
+            "compress": _compress(route.compress),
             "action": _action(route),
         }
         for name, route in zip(names, routes, strict=True)
@@ -92,6 +102,16 @@ def _ops(ops: HeaderOps) -> dict[str, Any]:
         "remove": list(ops.remove),
         "set": [list(pair) for pair in ops.set.items()],
         "add": [list(pair) for pair in ops.add.items()],
+    }
+
+
+def _compress(compress: Compress | None) -> dict[str, Any] | None:
+    if compress is None:
+        return None
+    return {
+        "encodings": list(compress.encodings),
+        "min_bytes": compress.min_size,
+        "types": list(compress.types),
     }
 
 

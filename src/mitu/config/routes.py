@@ -16,6 +16,7 @@ from mitu.config.types import (
     HostPattern,
     IntRange,
     MatchPath,
+    MediaType,
     Method,
     Name,
     Regex,
@@ -25,6 +26,21 @@ from mitu.config.types import (
     UrlPath,
     fail,
 )
+
+COMPRESSED_TYPES = (
+    "text/*",
+    "application/*+json",
+    "application/*+xml",
+    "application/javascript",
+    "application/json",
+    "application/wasm",
+    "application/xml",
+    "font/otf",
+    "font/ttf",
+    "image/svg+xml",
+    "image/vnd.microsoft.icon",
+)
+"""What is text at heart, or as dense as text."""
 
 REDIRECTS = (301, 302, 303, 307, 308)
 DEFAULT_TIMEOUT = timedelta(seconds=60)
@@ -200,6 +216,35 @@ class RouteLimits(Model):
     )
 
 
+class Compress(Model):
+    """Which responses of an upstream are compressed on their way, for clients that take it."""
+
+    encodings: tuple[Literal["zstd", "br", "gzip"], ...] = Field(
+        default=("zstd", "br", "gzip"),
+        description="Most preferred first, where the client does not say which it likes better.",
+    )
+    min_size: Annotated[int, SizeRange("1B", "1GiB")] = Field(
+        default=1 << 10, description="Responses that announce a shorter body are passed on as they are."
+    )
+    types: tuple[MediaType, ...] = Field(
+        default=COMPRESSED_TYPES, description="Media types, in which one `*` may stand for anything."
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Compress:
+        if not self.encodings or not self.types:
+            hint = "leave 'compress' out where nothing is to be compressed"
+            fail("E022", "compression by no encoding, or of no type", hint=hint)
+        if len(set(self.encodings)) < len(self.encodings):
+            fail("E048", "an encoding is listed twice", hint="remove it")
+        return self
+
+
+def _compress(value: object) -> object:
+    """`true` and `false` in place of a mapping."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
 class Route(Model):
     """The first route whose `match` holds answers the request."""
 
@@ -212,6 +257,9 @@ class Route(Model):
         default=(), description="How many requests each client may make; a request has to pass all of them."
     )
     limits: RouteLimits = Field(default=RouteLimits(), description="Bounds on bodies.")
+    compress: Annotated[Compress | None, BeforeValidator(_compress, json_schema_input_type=Compress | bool | None)] = (
+        Field(default=None, description="Compression of responses; none when left out, `true` for all defaults.")
+    )
     upstream: Name | None = Field(default=None, description="The upstream that answers.")
     respond: Respond | None = Field(default=None, description="A fixed response.")
     redirect: Redirect | None = Field(default=None, description="A redirect.")

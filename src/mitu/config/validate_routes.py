@@ -57,6 +57,9 @@ def _check_limits(findings: Findings, listener: Listener, route: Route, where: L
             (*where, "limits", "response_body_size"),
             hint="the route's own answer is as long as it is written",
         )
+    if route.compress is not None and route.upstream is None:
+        hint = "only what an upstream answers is compressed"
+        findings.add("E062", "compression on a route without an upstream", (*where, "compress"), hint=hint)
     asked = any(effective(listener.tls, one).client_auth != "none" for one in listener.protocols if one.is_http)
     for at, limit in enumerate(route.rate_limits):
         loc = (*where, "rate_limits", at)

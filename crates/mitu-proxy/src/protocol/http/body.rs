@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::account::Account;
 use super::activity::Stream;
+use super::compressed::Compressed;
 use super::h1::decode::DecodeError;
 use super::h3::body::H3Body;
 use super::h3::error::StreamError;
@@ -349,6 +350,7 @@ enum Inner {
     Empty,
     Full(Bytes),
     Upstream(UpstreamBody),
+    Compressed(Box<Compressed>),
     /// `101`: no body, the connection changes its protocol.
     Upgrade(Box<Upgrade>),
 }
@@ -384,6 +386,11 @@ impl ResponseBody {
     /// `refused`: names of trailers that are not passed on.
     pub fn upstream(body: UpstreamBody, refused: Vec<HeaderName>, account: Account) -> Self {
         Self { refused, ..Self::new(Inner::Upstream(body), account) }
+    }
+
+    /// The same, compressed.
+    pub fn compressed(body: Box<Compressed>, refused: Vec<HeaderName>, account: Account) -> Self {
+        Self { refused, ..Self::new(Inner::Compressed(body), account) }
     }
 
     pub fn upgrade(upgrade: Upgrade, account: Account) -> Self {
@@ -430,6 +437,7 @@ impl Body for ResponseBody {
             Inner::Empty | Inner::Upgrade(_) => None,
             Inner::Full(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
             Inner::Upstream(body) => ready!(body.poll_frame(context)),
+            Inner::Compressed(body) => ready!(body.poll_frame(context)),
         };
         if matches!(this.inner, Inner::Full(_)) {
             this.inner = Inner::Empty;
@@ -469,6 +477,7 @@ impl Body for ResponseBody {
             Inner::Empty | Inner::Upgrade(_) => true,
             Inner::Full(bytes) => bytes.is_empty(),
             Inner::Upstream(body) => body.is_end_stream(),
+            Inner::Compressed(body) => body.is_end_stream(),
         }
     }
 
@@ -477,6 +486,7 @@ impl Body for ResponseBody {
             Inner::Empty | Inner::Upgrade(_) => SizeHint::with_exact(0),
             Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Inner::Upstream(body) => body.size_hint(),
+            Inner::Compressed(_) => SizeHint::default(),
         }
     }
 }

@@ -11,14 +11,16 @@ use tokio::time::Instant;
 
 use super::account::Account;
 use super::body::{RequestBody, ResponseBody};
+use super::compressed::Compressed;
 use super::h1::head::Expect;
 use super::timer::LazyTimer;
 use super::{Downstream, Version, validate};
+use crate::filter::compression::{Compression, Encoding};
 use crate::filter::headers::{Hop, strip_hop_by_hop};
 use crate::respond::{self, Audience};
 use crate::router::path::normalise;
 use crate::router::{Action, FixedResponse, Redirect, Route};
-use crate::upstream::{Outbound, Upstream};
+use crate::upstream::{Outbound, Upstream, UpstreamBody};
 
 /// A request as its connection has read it.
 #[derive(Debug)]
@@ -79,6 +81,9 @@ pub async fn exchange(
             account.answer(status);
             let mut response = match body {
                 Proxied::Body(body, nominated) => Response::new(ResponseBody::upstream(body, nominated, account)),
+                Proxied::Compressed(body, nominated) => {
+                    Response::new(ResponseBody::compressed(body, nominated, account))
+                }
                 Proxied::Upgrade(upgrade) => Response::new(ResponseBody::upgrade(upgrade, account)),
             };
             *response.status_mut() = status;
@@ -137,7 +142,8 @@ enum Answered {
 
 enum Proxied {
     /// And the names of trailers that are not passed on.
-    Body(crate::upstream::UpstreamBody, Vec<HeaderName>),
+    Body(UpstreamBody, Vec<HeaderName>),
+    Compressed(Box<Compressed>, Vec<HeaderName>),
     Upgrade(super::upgrade::Upgrade),
 }
 
@@ -191,6 +197,8 @@ async fn answer(
         }
         Action::Upstream { upstream, timeout } => {
             let target = target(&request.uri, path, route)?;
+            // What the client takes, whatever its upstream is told.
+            let encoding = route.compression.as_ref().and_then(|compression| compression.choose(&request.headers));
             let mut hop = strip_hop_by_hop(&mut request.headers);
             request.body.refuse_trailers(std::mem::take(&mut hop.nominated));
             if !claims_first {
@@ -220,11 +228,12 @@ async fn answer(
                 Some(reason) if answered.is_err() => Err(reason),
                 _ => answered,
             };
-            let mut answered = answered?;
-            if let Answered::Upstream { headers, .. } = &mut answered {
-                route.filters.apply_response(headers);
+            let (status, mut headers, mut body) = answered?;
+            route.filters.apply_response(&mut headers);
+            if let Some(compression) = &route.compression {
+                body = compress(body, compression, encoding, &request.method, status, &mut headers);
             }
-            Ok(answered)
+            Ok(Answered::Upstream { status, headers, body })
         }
     }
 }
@@ -276,6 +285,24 @@ fn is_relayed(protocol: &HeaderValue) -> bool {
     protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
 }
 
+/// Makes of a response what its client gets of it.
+fn compress(
+    body: Proxied,
+    compression: &Compression,
+    encoding: Option<Encoding>,
+    method: &Method,
+    status: StatusCode,
+    headers: &mut HeaderMap,
+) -> Proxied {
+    let Proxied::Body(body, nominated) = body else { return body };
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = announced.or_else(|| body.size_hint().exact().filter(|_| *method != Method::HEAD));
+    match compression.apply(encoding, method, status, headers, length) {
+        Some(compressor) => Proxied::Compressed(Box::new(Compressed::new(body, compressor)), nominated),
+        None => Proxied::Body(body, nominated),
+    }
+}
+
 /// A request that an upstream is to answer.
 struct Proxy<'a> {
     downstream: &'a Downstream,
@@ -296,7 +323,7 @@ impl Proxy<'_> {
         body: &mut RequestBody,
         account: &mut Account,
         timer: &mut LazyTimer,
-    ) -> Result<Answered, Reason> {
+    ) -> Result<(StatusCode, HeaderMap, Proxied), Reason> {
         let upgrade = self.hop.upgrade.filter(|protocol| {
             // h2 has no upgrade, and with a body under way the protocol cannot change.
             let possible = self.downstream.version == Version::H1 && !self.http10 && body.is_empty();
@@ -348,6 +375,6 @@ impl Proxy<'_> {
                 Proxied::Upgrade(upgrade.ok_or(Reason::BadResponse)?)
             }
         };
-        Ok(Answered::Upstream { status: answer.status, headers, body })
+        Ok((answer.status, headers, body))
     }
 }
