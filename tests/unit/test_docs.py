@@ -21,6 +21,7 @@ from mitu.cli import COMMANDS, app
 from mitu.config.catalogue import catalogue
 from mitu.config.listeners import Limits, ProxyProtocol, Timeouts
 from mitu.config.model import Admin, Config, Logging, Runtime, Tickets
+from mitu.config.routes import RouteLimits
 from mitu.config.tls import ListenerTls, UpstreamTls
 from mitu.config.upstreams import UpstreamTimeouts
 from mitu.handlers import load
@@ -232,7 +233,7 @@ ROOTS: dict[str, tuple[type[BaseModel], ...]] = {
     "tickets": (Tickets,),
     "admin": (Admin,),
     "logging": (Logging,),
-    "limits": (Limits,),
+    "limits": (Limits, RouteLimits),
     "timeouts": (Timeouts, UpstreamTimeouts),
     "tls": (ListenerTls, UpstreamTls),
     "proxy_protocol": (ProxyProtocol,),

@@ -11,6 +11,7 @@ use std::num::NonZeroU32;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::filter::compression::Encoding;
 pub use mitu_tls::config::{
     CertificateConfig, ClientAuthConfig, SiteConfig, TicketsConfig, TlsPolicy, UpstreamTlsConfig,
 };
@@ -176,7 +177,50 @@ pub struct RouteConfig {
     #[serde(rename = "match")]
     pub matcher: MatchConfig,
     pub filters: Vec<FilterConfig>,
+    /// A request has to pass all of them.
+    #[serde(default)]
+    pub rate_limits: Vec<RateLimitConfig>,
+    /// None: the listener's.
+    pub request_body_bytes: Option<u64>,
+    /// None: unlimited.
+    pub response_body_bytes: Option<u64>,
+    /// None: responses are passed on as they come.
+    pub compress: Option<CompressConfig>,
     pub action: ActionConfig,
+}
+
+/// What of a route's responses is compressed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompressConfig {
+    /// Most preferred first.
+    pub encodings: Vec<Encoding>,
+    /// Shorter ones are passed on as they are.
+    pub min_bytes: u64,
+    /// Media types, in which one `*` may stand for anything.
+    pub types: Vec<String>,
+}
+
+/// A token bucket for each client of a route, whichever worker serves it (`router/limiter.rs`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimitConfig {
+    pub key: ClientKey,
+    /// One token comes in this time.
+    pub every_ns: u64,
+    pub burst: NonZeroU32,
+}
+
+/// What tells one client from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "value", rename_all = "snake_case")]
+pub enum ClientKey {
+    /// The network that its address is in.
+    Source(SourcePrefix),
+    ClientCertificate,
+    /// The host that it asks for.
+    Host,
+    Header(String),
 }
 
 /// Every condition given must hold; within `hosts` and `methods` any one is enough.

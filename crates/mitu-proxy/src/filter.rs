@@ -1,8 +1,10 @@
 //! What is changed in a request on its way to the upstream, and in the response on its way back.
 //!
 //! The order is fixed: headers of the connection are removed ([`headers`]), claims that only a proxy may make are
-//! replaced ([`forwarded`]), and then the route's own filters run.
+//! replaced ([`forwarded`]), and then the route's own filters run. Last of all, a response is compressed where its route
+//! says so ([`compression`]).
 
+pub mod compression;
 pub mod forwarded;
 pub mod headers;
 pub mod rewrite;

@@ -465,7 +465,7 @@ where
 }
 
 /// The network that a client is in: what one owner of addresses has.
-fn network(client: IpAddr, prefix: SourcePrefix) -> IpAddr {
+pub(crate) fn network(client: IpAddr, prefix: SourcePrefix) -> IpAddr {
     match client {
         IpAddr::V4(v4) => {
             let rest = 32_u32.saturating_sub(prefix.ipv4.into());

@@ -1,6 +1,7 @@
 //! The data plane of mitu: from the listening socket to the upstream and back. Start reading at [`gateway`].
 
 pub mod accept;
+mod bucket;
 pub mod config;
 pub mod connection;
 pub mod dispatch;

@@ -101,10 +101,12 @@ pub struct Parts<'a> {
 }
 
 impl Listener {
+    /// `previous`: the listener of that name, which this one is to replace.
     pub fn build(
         config: &ListenerConfig,
         parts: &Parts<'_>,
         ticketers: &mut Ticketers,
+        previous: Option<&Self>,
     ) -> Result<Self, ListenerError> {
         let mut transport = |over_quic: bool| {
             let protocols = config.protocols.iter().enumerate();
@@ -149,7 +151,13 @@ impl Listener {
         };
         Ok(Self {
             protocols: config.protocols.iter().map(serve).collect::<Result<_, ListenerError>>()?,
-            router: Router::build(&config.name, &config.routes, parts.upstreams, &parts.telemetry.http)?,
+            router: Router::build(
+                &config.name,
+                &config.routes,
+                parts.upstreams,
+                &parts.telemetry.http,
+                previous.map(|listener| &listener.router),
+            )?,
             metrics: parts.telemetry.connections.listener(&config.name),
             tcp,
             quic: quic.transpose()?,

@@ -1,6 +1,7 @@
 //! Routes: the first one, in the configured order, whose conditions all hold.
 
 mod hosts;
+mod limiter;
 mod matcher;
 pub mod path;
 
@@ -11,11 +12,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use mitu_telemetry::http::{Families, RequestMetrics};
 
-use crate::config::{ActionConfig, RouteConfig};
+use crate::config::{ActionConfig, RateLimitConfig, RouteConfig};
 use crate::filter::Filters;
+use crate::filter::compression::Compression;
 use crate::filter::headers::{parse_name, parse_value};
 use crate::upstream::{Upstream, Upstreams};
 use hosts::HostIndex;
+use limiter::Limiter;
 use matcher::Matcher;
 
 /// What can be wrong with a route.
@@ -64,6 +67,11 @@ pub struct Route {
     pub name: String,
     matcher: Matcher,
     pub filters: Filters,
+    pub limiters: Vec<Arc<Limiter>>,
+    /// In place of the listener's.
+    pub request_body_bytes: Option<u64>,
+    pub response_body_bytes: Option<u64>,
+    pub compression: Option<Compression>,
     pub action: Action,
     pub metrics: RouteMetrics,
 }
@@ -100,12 +108,13 @@ pub struct Redirect {
 }
 
 impl Router {
-    /// Compiles the routes of the listener named `listener`.
+    /// Compiles the routes of the listener named `listener`. Rate limits that are those of `previous` go on counting.
     pub fn build(
         listener: &str,
         routes: &[RouteConfig],
         upstreams: &Upstreams,
         families: &Families,
+        previous: Option<&Self>,
     ) -> Result<Self, BuildError> {
         let metrics = |route: &str| RouteMetrics {
             h1: families.request(listener, route, "h1"),
@@ -115,11 +124,13 @@ impl Router {
         let compiled = routes
             .iter()
             .map(|config| {
-                Route::build(config, upstreams, metrics(&config.name))
+                let previous =
+                    previous.and_then(|router| router.routes.iter().find(|route| route.name == config.name));
+                Route::build(config, upstreams, metrics(&config.name), previous)
                     .map_err(|source| BuildError::Route { route: config.name.clone(), source: Box::new(source) })
             })
             .collect::<Result<Box<[Route]>, _>>()?;
-        let asks_for_claims = compiled.iter().any(|route| route.matcher.asks_for_claims());
+        let asks_for_claims = compiled.iter().any(Route::asks_for_claims);
         Ok(Self { routes: compiled, asks_for_claims, hosts: HostIndex::build(routes), unmatched: metrics("") })
     }
 
@@ -158,7 +169,12 @@ impl Router {
 }
 
 impl Route {
-    fn build(config: &RouteConfig, upstreams: &Upstreams, metrics: RouteMetrics) -> Result<Self, BuildError> {
+    fn build(
+        config: &RouteConfig,
+        upstreams: &Upstreams,
+        metrics: RouteMetrics,
+        previous: Option<&Self>,
+    ) -> Result<Self, BuildError> {
         let matcher = Matcher::build(&config.matcher)?;
         let filters = Filters::build(&config.filters, matcher.prefix())?;
         let action = match &config.action {
@@ -173,7 +189,30 @@ impl Route {
                 Action::Redirect(Redirect::build(*status, scheme, host, path)?)
             }
         };
-        Ok(Self { name: config.name.clone(), matcher, filters, action, metrics })
+        let limiter = |config: &RateLimitConfig| match previous.and_then(|route| route.limiter(config)) {
+            Some(limiter) => Ok(limiter.clone()),
+            None => Limiter::build(config).map(Arc::new),
+        };
+        Ok(Self {
+            name: config.name.clone(),
+            matcher,
+            filters,
+            limiters: config.rate_limits.iter().map(limiter).collect::<Result<_, _>>()?,
+            request_body_bytes: config.request_body_bytes,
+            response_body_bytes: config.response_body_bytes,
+            compression: config.compress.as_ref().map(Compression::build),
+            action,
+            metrics,
+        })
+    }
+
+    fn limiter(&self, config: &RateLimitConfig) -> Option<&Arc<Limiter>> {
+        self.limiters.iter().find(|limiter| limiter.config == *config)
+    }
+
+    /// Whether it depends on a header that only a proxy may set.
+    fn asks_for_claims(&self) -> bool {
+        self.matcher.asks_for_claims() || self.limiters.iter().any(|limiter| limiter.asks_for_claims())
     }
 }
 
@@ -253,11 +292,15 @@ mod tests {
                     ..MatchConfig::default()
                 },
                 filters: Vec::new(),
+                rate_limits: Vec::new(),
+                request_body_bytes: None,
+                response_body_bytes: None,
+                compress: None,
                 action: ActionConfig::Respond { status: 200, headers: Vec::new(), body: "x".into() },
             })
             .collect();
         let telemetry = mitu_telemetry::Telemetry::new().unwrap();
-        Router::build("edge", &configs, &Upstreams::default(), &telemetry.http).unwrap()
+        Router::build("edge", &configs, &Upstreams::default(), &telemetry.http, None).unwrap()
     }
 
     fn find(router: &Router, host: &str, path: &str) -> Option<usize> {

@@ -213,7 +213,9 @@ impl Built {
         };
         let mut ticketers = Ticketers::new(&config.tickets, secrets)?;
         let build = |config: &ListenerConfig| {
-            let listener = Listener::build(config, &parts, &mut ticketers)
+            let mut before = previous.iter().flat_map(|built| &built.listeners).map(|(_, listener)| &**listener);
+            let before = before.find(|listener| listener.name == config.name);
+            let listener = Listener::build(config, &parts, &mut ticketers, before)
                 .map_err(|source| ServerError::Listener { name: config.name.clone(), source })?;
             Ok((config.bind, Arc::new(listener)))
         };

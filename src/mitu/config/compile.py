@@ -159,7 +159,7 @@ class Compiler:
             "alt_svc": _alt_svc(listener),
             "sites": sites,
             "default_site": 0 if sites and listener.tls.unknown_name == "default" else None,
-            "routes": compile_routes(listener.routes),
+            "routes": compile_routes(listener.routes, _source_prefix(self.config.handshakes)),
             "limits": {
                 "connections": connections,
                 "request_header_bytes": limits.request_header_size,
@@ -337,10 +337,14 @@ def _handshakes(handshakes: Handshakes) -> dict[str, Any]:
     return {
         "patience_ms": milliseconds(handshakes.patience),
         "queue": handshakes.queue,
-        "source_prefix": {"ipv4": handshakes.ipv4_prefix, "ipv6": handshakes.ipv6_prefix},
+        "source_prefix": _source_prefix(handshakes),
         "source_rate": _rate(handshakes.source_rate),
         "server_name_rate": _rate(handshakes.server_name_rate),
     }
+
+
+def _source_prefix(handshakes: Handshakes) -> dict[str, int]:
+    return {"ipv4": handshakes.ipv4_prefix, "ipv6": handshakes.ipv6_prefix}
 
 
 def _rate(rate: Rate | None) -> dict[str, int] | None:

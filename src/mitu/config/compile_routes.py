@@ -6,16 +6,30 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from mitu.config.routes import DEFAULT_TIMEOUT, Filter, HeaderCondition, HeaderOps, Match, Route
+from mitu.config.routes import (
+    DEFAULT_TIMEOUT,
+    Compress,
+    Filter,
+    HeaderCondition,
+    HeaderOps,
+    Match,
+    RateLimit,
+    Route,
+)
 
 
-def compile_routes(routes: Sequence[Route]) -> list[dict[str, Any]]:
+def compile_routes(routes: Sequence[Route], source_prefix: dict[str, int]) -> list[dict[str, Any]]:
+    """`source_prefix`: bits of an address, by kind of address, that tell one source from another."""
     names = route_names(routes)
     return [
         {
             "name": name,
             "match": _match(route.match),
             "filters": [_filter(one) for one in route.filters],
+            "rate_limits": [_rate_limit(one, source_prefix) for one in route.rate_limits],
+            "request_body_bytes": route.limits.request_body_size,
+            "response_body_bytes": route.limits.response_body_size,
+            "compress": _compress(route.compress),
             "action": _action(route),
         }
         for name, route in zip(names, routes, strict=True)
@@ -89,6 +103,26 @@ def _ops(ops: HeaderOps) -> dict[str, Any]:
         "set": [list(pair) for pair in ops.set.items()],
         "add": [list(pair) for pair in ops.add.items()],
     }
+
+
+def _compress(compress: Compress | None) -> dict[str, Any] | None:
+    if compress is None:
+        return None
+    return {
+        "encodings": list(compress.encodings),
+        "min_bytes": compress.min_size,
+        "types": list(compress.types),
+    }
+
+
+def _rate_limit(limit: RateLimit, source_prefix: dict[str, int]) -> dict[str, Any]:
+    seconds, number = (1, limit.per_second) if limit.per_second is not None else (60, limit.per_minute or 1)
+    key: dict[str, Any] = {"kind": limit.key.on}
+    if limit.key.header is not None:
+        key = {"kind": "header", "value": limit.key.header}
+    elif limit.key.on == "source":
+        key["value"] = source_prefix
+    return {"key": key, "every_ns": round(seconds * 1e9 / number), "burst": limit.burst or number}
 
 
 def _action(route: Route) -> dict[str, Any]:

@@ -16,14 +16,31 @@ from mitu.config.types import (
     HostPattern,
     IntRange,
     MatchPath,
+    MediaType,
     Method,
     Name,
     Regex,
     RouteName,
+    SizeRange,
     Text,
     UrlPath,
     fail,
 )
+
+COMPRESSED_TYPES = (
+    "text/*",
+    "application/*+json",
+    "application/*+xml",
+    "application/javascript",
+    "application/json",
+    "application/wasm",
+    "application/xml",
+    "font/otf",
+    "font/ttf",
+    "image/svg+xml",
+    "image/vnd.microsoft.icon",
+)
+"""What is text at heart, or as dense as text."""
 
 REDIRECTS = (301, 302, 303, 307, 308)
 DEFAULT_TIMEOUT = timedelta(seconds=60)
@@ -146,6 +163,88 @@ class Redirect(Model):
     path: UrlPath | None = Field(default=None, description="Replaces path and query.")
 
 
+class ClientKey(Model):
+    """What tells one client from another."""
+
+    shorthand: ClassVar[str | None] = "on"
+    on: Literal["source", "client_certificate", "host"] | None = Field(
+        default=None,
+        description="`source`: the network of its address, as `handshakes` has it; `client_certificate`: the one that"
+        " was verified; `host`: the host that it asks for.",
+    )
+    header: HeaderName | None = Field(default=None, description="The value of a request header.")
+
+    @model_validator(mode="after")
+    def _one(self) -> ClientKey:
+        if (self.on is None) == (self.header is None):
+            allowed = ("source", "client_certificate", "host", "header")
+            fail("E022", "clients are told apart by exactly one thing", allowed=allowed)
+        return self
+
+
+class RateLimit(Model):
+    """A token bucket for each client; a request that finds it empty gets 429."""
+
+    key: ClientKey = Field(description="What tells one client from another. Those without it share one bucket.")
+    per_second: Annotated[int, IntRange(1, 1_000_000)] | None = Field(
+        default=None, description="Requests a second, for long."
+    )
+    per_minute: Annotated[int, IntRange(1, 1_000_000)] | None = Field(
+        default=None, description="Requests a minute, for long."
+    )
+    burst: Annotated[int, IntRange(1, 1_000_000)] | None = Field(
+        default=None, description="Requests at once; when left out, those of a second, or of a minute."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> RateLimit:
+        if (self.per_second is None) == (self.per_minute is None):
+            fail("E022", "a rate is exactly one of these", allowed=("per_second", "per_minute"))
+        return self
+
+
+class RouteLimits(Model):
+    """Bounds on the bodies of one route."""
+
+    request_body_size: Annotated[int, SizeRange("1B", "1024GiB")] | None = Field(
+        default=None, description="A request's body; over: 413. The listener's when left out."
+    )
+    response_body_size: Annotated[int, SizeRange("1B", "1024GiB")] | None = Field(
+        default=None,
+        description="The body of an upstream's response; over: 502 where that is announced, else it is cut short."
+        " Unlimited when left out.",
+    )
+
+
+class Compress(Model):
+    """Which responses of an upstream are compressed on their way, for clients that take it."""
+
+    encodings: tuple[Literal["zstd", "br", "gzip"], ...] = Field(
+        default=("zstd", "br", "gzip"),
+        description="Most preferred first, where the client does not say which it likes better.",
+    )
+    min_size: Annotated[int, SizeRange("1B", "1GiB")] = Field(
+        default=1 << 10, description="Responses that announce a shorter body are passed on as they are."
+    )
+    types: tuple[MediaType, ...] = Field(
+        default=COMPRESSED_TYPES, description="Media types, in which one `*` may stand for anything."
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Compress:
+        if not self.encodings or not self.types:
+            hint = "leave 'compress' out where nothing is to be compressed"
+            fail("E022", "compression by no encoding, or of no type", hint=hint)
+        if len(set(self.encodings)) < len(self.encodings):
+            fail("E048", "an encoding is listed twice", hint="remove it")
+        return self
+
+
+def _compress(value: object) -> object:
+    """`true` and `false` in place of a mapping."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
 class Route(Model):
     """The first route whose `match` holds answers the request."""
 
@@ -154,6 +253,13 @@ class Route(Model):
     )
     match: Match = Field(default=Match(), description="Which requests it takes.")
     filters: tuple[Filter, ...] = Field(default=(), description="Changes to request and response, in order.")
+    rate_limits: tuple[RateLimit, ...] = Field(
+        default=(), description="How many requests each client may make; a request has to pass all of them."
+    )
+    limits: RouteLimits = Field(default=RouteLimits(), description="Bounds on bodies.")
+    compress: Annotated[Compress | None, BeforeValidator(_compress, json_schema_input_type=Compress | bool | None)] = (
+        Field(default=None, description="Compression of responses; none when left out, `true` for all defaults.")
+    )
     upstream: Name | None = Field(default=None, description="The upstream that answers.")
     respond: Respond | None = Field(default=None, description="A fixed response.")
     redirect: Redirect | None = Field(default=None, description="A redirect.")

@@ -33,6 +33,7 @@ _ROUTE_NAME = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
 _UNRESERVED = frozenset("-._~ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
+_MEDIA_TYPE = re.compile(r"[a-z]+/(?:[!#$&^_.+\w-]*\*[!#$&^_.+\w-]*|[!#$&^_.+\w-]+)", re.ASCII | re.IGNORECASE)
 _HANDLER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 # What Python and Rust's regex crate refuse alike; the data plane has the last word on everything else.
 _REGEX_ERRORS = ("missing )", "unbalanced parenthesis", "unterminated character set", "nothing to repeat")
@@ -326,6 +327,15 @@ def _header_value(value: object) -> str:
     return text
 
 
+def _media_type(value: object) -> str:
+    text = text_of(value)
+    if not _MEDIA_TYPE.fullmatch(text):
+        allowed = ("text/html", "text/*", "application/*+json")
+        hint = "parameters such as charset are not looked at" if ";" in text else None
+        fail("E086", f"{shown(text)} is not a media type", allowed=allowed, hint=hint)
+    return text.lower()
+
+
 def _method(value: object) -> str:
     text = text_of(value)
     if text.upper() in METHODS and text != text.upper():
@@ -401,6 +411,7 @@ HostPattern = Annotated[str, BeforeValidator(_host_pattern), _schema(examples=["
 Network = Annotated[str, BeforeValidator(_network), _schema(examples=["10.0.0.0/8"])]
 HeaderName = Annotated[str, BeforeValidator(_header_name), AfterValidator(str.lower), _schema()]
 HeaderValue = Annotated[str, BeforeValidator(_header_value), _schema()]
+MediaType = Annotated[str, BeforeValidator(_media_type), _schema(examples=["text/*", "application/*+json"])]
 Method = Annotated[str, BeforeValidator(_method), _schema(examples=list(METHODS))]
 UrlPath = Annotated[str, BeforeValidator(_url_path), _schema(pattern="^/")]
 MatchPath = Annotated[str, BeforeValidator(_match_path), _schema(pattern="^/")]

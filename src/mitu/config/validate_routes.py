@@ -6,6 +6,7 @@ import re
 
 from mitu.config.diagnostic import Loc
 from mitu.config.listeners import Listener
+from mitu.config.policy import effective
 from mitu.config.routes import Filter, HeaderOps, Match, Route
 from mitu.config.types import shown
 from mitu.config.validate import Findings, unique
@@ -39,12 +40,34 @@ def check_routes(findings: Findings, listener: Listener, loc: Loc) -> None:
         if route.timeout is not None and route.upstream is None:
             hint = "only a route to an upstream waits"
             findings.add("E062", "a timeout on a route without an upstream", (*where, "timeout"), hint=hint)
+        _check_limits(findings, listener, route, where)
         earlier = next((one for one in range(at) if covers(listener.routes[one].match, route.match)), None)
         if earlier is not None:
             first = findings.cut.original((*loc, "routes", earlier))[-1] if findings.cut else earlier
             hint = "put the more specific route first"
             message = f"unreachable: routes[{first}] takes every request that this one matches"
             findings.add("W001", message, (*where, "match"), hint=hint)
+
+
+def _check_limits(findings: Findings, listener: Listener, route: Route, where: Loc) -> None:
+    if route.limits.response_body_size is not None and route.upstream is None:
+        findings.add(
+            "E062",
+            "a bound on responses on a route without an upstream",
+            (*where, "limits", "response_body_size"),
+            hint="the route's own answer is as long as it is written",
+        )
+    if route.compress is not None and route.upstream is None:
+        hint = "only what an upstream answers is compressed"
+        findings.add("E062", "compression on a route without an upstream", (*where, "compress"), hint=hint)
+    asked = any(effective(listener.tls, one).client_auth != "none" for one in listener.protocols if one.is_http)
+    for at, limit in enumerate(route.rate_limits):
+        loc = (*where, "rate_limits", at)
+        if limit in route.rate_limits[:at]:
+            findings.add("E048", "a rate limit is listed twice", loc, hint="remove it")
+        if limit.key.on == "client_certificate" and not asked:
+            message = "no client of this listener is asked for a certificate"
+            findings.add("E085", message, (*loc, "key"), hint="set tls.client_auth, or take the key 'source'")
 
 
 def _check_filter(findings: Findings, route: Route, one: Filter, where: Loc) -> None:

@@ -1,11 +1,11 @@
-//! How many handshakes a second one source, or one server name, may have: a token bucket for each, kept as the time at
-//! which it is full again (the generic cell rate algorithm, ITU-T I.371).
+//! How many handshakes a second one source, or one server name, may have: a token bucket for each.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
+use crate::bucket::Bucket;
 use crate::config::RateConfig;
 
 /// Buckets that are kept. When all of them are in use, others are let through: who has so many addresses is not held by
@@ -14,10 +14,7 @@ const BUCKETS: usize = 65_536;
 
 #[derive(Debug)]
 pub struct Rate<Key> {
-    /// One token comes in this time.
-    every: Duration,
-    /// How long an empty bucket takes to fill, but for the token that is asked for.
-    burst: Duration,
+    bucket: Bucket,
     full_at: HashMap<Key, Instant>,
     /// When full buckets may be looked for again, if there are too many.
     sweep_at: Option<Instant>,
@@ -28,12 +25,8 @@ impl<Key: Eq + Hash> Rate<Key> {
     pub fn new(config: RateConfig, workers: usize) -> Self {
         let every = Duration::from_secs(1) * u32::try_from(workers).unwrap_or(u32::MAX) / config.per_second.get();
         let burst = (config.burst.get() as usize / workers).max(1);
-        Self {
-            every,
-            burst: every * (u32::try_from(burst).unwrap_or(u32::MAX) - 1),
-            full_at: HashMap::new(),
-            sweep_at: None,
-        }
+        let bucket = Bucket::new(every, u32::try_from(burst).unwrap_or(u32::MAX));
+        Self { bucket, full_at: HashMap::new(), sweep_at: None }
     }
 
     /// Takes a token from the bucket of `key`; false: it is empty.
@@ -43,19 +36,18 @@ impl<Key: Eq + Hash> Rate<Key> {
         Known: ?Sized + Eq + Hash + ToOwned<Owned = Key>,
     {
         if let Some(full_at) = self.full_at.get_mut(key) {
-            let begun = (*full_at).max(now);
-            let left = begun - now <= self.burst;
-            if left {
-                *full_at = begun + self.every;
+            let taken = self.bucket.take(full_at.saturating_duration_since(now));
+            if let Ok(full_in) = taken {
+                *full_at = now + full_in;
             }
-            return left;
+            return taken.is_ok();
         }
         if self.full_at.len() >= BUCKETS && self.sweep_at.is_none_or(|at| now >= at) {
             self.full_at.retain(|_, full_at| *full_at > now);
-            self.sweep_at = Some(now + self.every);
+            self.sweep_at = Some(now + self.bucket.every);
         }
         if self.full_at.len() < BUCKETS {
-            self.full_at.insert(key.to_owned(), now + self.every);
+            self.full_at.insert(key.to_owned(), now + self.bucket.every);
         }
         true
     }

@@ -3,6 +3,7 @@
 pub mod account;
 mod activity;
 pub mod body;
+mod compressed;
 mod date;
 mod exchange;
 pub mod h1;

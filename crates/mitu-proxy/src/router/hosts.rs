@@ -88,6 +88,10 @@ mod tests {
                     ..MatchConfig::default()
                 },
                 filters: Vec::new(),
+                rate_limits: Vec::new(),
+                request_body_bytes: None,
+                response_body_bytes: None,
+                compress: None,
                 action: ActionConfig::Respond { status: 200, headers: Vec::new(), body: String::new() },
             })
             .collect();

@@ -71,6 +71,8 @@ pub struct Answer {
 pub struct UpstreamBody {
     kind: Kind,
     active: Active,
+    /// What may still come.
+    left: u64,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,20 @@ enum Kind {
 }
 
 impl UpstreamBody {
+    fn new(kind: Kind, active: Active) -> Self {
+        Self { kind, active, left: u64::MAX }
+    }
+
+    /// Holds it to so many bytes. `Err`: it announces more.
+    pub fn limit(&mut self, bytes: u64) -> Result<(), Reason> {
+        self.left = bytes;
+        if self.size_hint().exact().is_some_and(|length| length > bytes) {
+            self.active.endpoint().metrics.response_failed(Reason::ResponseTooLarge);
+            return Err(Reason::ResponseTooLarge);
+        }
+        Ok(())
+    }
+
     pub fn endpoint(&self) -> &Arc<str> {
         &self.active.endpoint().address
     }
@@ -89,10 +105,28 @@ impl UpstreamBody {
             Kind::H1(body) => body.poll_frame(context),
             Kind::H2 { incoming, .. } => std::pin::Pin::new(incoming).poll_frame(context).map_err(BodyError::from),
         };
-        if let Poll::Ready(Some(Err(_))) = &frame {
-            self.active.endpoint().metrics.response_failed(Reason::ResponseIncomplete);
+        match frame {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(self.admit(frame))),
+            Poll::Ready(Some(Err(_))) => {
+                self.active.endpoint().metrics.response_failed(Reason::ResponseIncomplete);
+                frame
+            }
+            _ => frame,
         }
-        frame
+    }
+
+    fn admit(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+        match self.left.checked_sub(length) {
+            Some(left) => {
+                self.left = left;
+                Ok(frame)
+            }
+            None => {
+                self.active.endpoint().metrics.response_failed(Reason::ResponseTooLarge);
+                Err(BodyError::TooLarge)
+            }
+        }
     }
 
     pub fn is_end_stream(&self) -> bool {
@@ -255,7 +289,7 @@ impl Upstream {
                 let pool = (!self.config.proxy_protocol).then_some(pool);
                 match connection.send(request, body, pool).await {
                     Ok(H1Response { status, headers, body }) => {
-                        Ok(Answer { status, headers, body: UpstreamBody { kind: Kind::H1(body), active } })
+                        Ok(Answer { status, headers, body: UpstreamBody::new(Kind::H1(body), active) })
                     }
                     Err(failed) => {
                         let again = failed.stale && request.is_idempotent() && !body.is_started();
@@ -273,7 +307,7 @@ impl Upstream {
                         Ok(Answer {
                             status: parts.status,
                             headers: parts.headers,
-                            body: UpstreamBody { kind, active },
+                            body: UpstreamBody::new(kind, active),
                         })
                     }
                     Err(failed) => {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bodies;
+mod compression;
 mod failures;
 mod framing;
 mod h2;
@@ -10,5 +11,6 @@ mod handshakes;
 mod harness;
 mod headers;
 mod lifetime;
+mod limits;
 mod upgrade;
 mod upstream_h2;

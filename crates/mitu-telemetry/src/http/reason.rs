@@ -70,6 +70,8 @@ reasons! {
     UnsupportedVersion => "unsupported_version", Downstream;
     ExpectationFailed => "expectation_failed", Downstream;
     NoRoute => "no_route", Downstream;
+    /// The client has made as many requests of the route as it may.
+    RateLimited => "rate_limited", Downstream;
     /// The client went away before it had its response.
     ClientClosed => "client_closed", Downstream;
     /// The upstream has no endpoint to try.
@@ -87,6 +89,8 @@ reasons! {
     /// The response's head could not be parsed.
     BadResponse => "bad_response", Upstream;
     ResponseTimeout => "response_timeout", Upstream;
+    /// The response's body is larger than the route allows.
+    ResponseTooLarge => "response_too_large", Upstream;
     /// The response's body was cut short; its head had been sent already.
     ResponseIncomplete => "response_incomplete", Upstream;
     Internal => "internal", Internal;

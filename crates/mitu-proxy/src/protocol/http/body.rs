@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::account::Account;
 use super::activity::{self, Stream};
+use super::compressed::Compressed;
 use super::h1::decode::DecodeError;
 use super::h3::body::H3Body;
 use super::h3::error::StreamError;
@@ -35,7 +36,7 @@ pub const LINGER_BYTES: usize = 1024 * 1024;
 /// A body that could not be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    #[error("the request's body is larger than allowed")]
+    #[error("the body is larger than allowed")]
     TooLarge,
     #[error(transparent)]
     Malformed(#[from] DecodeError),
@@ -179,6 +180,16 @@ impl RequestBody {
     fn new(source: Source, length: Option<u64>, limit: Option<u64>) -> Self {
         let (progress, left) = (Some(Arc::default()), limit.unwrap_or(u64::MAX));
         Self { source, left, length, progress, started: false, refused: Vec::new() }
+    }
+
+    /// Holds it to another limit, before any of it is read.
+    pub fn limit(&mut self, bytes: u64) {
+        self.left = bytes;
+    }
+
+    /// Whether it announces more than may come.
+    pub fn is_too_large(&self) -> bool {
+        self.length.is_some_and(|length| length > self.left)
     }
 
     /// Trailers with these names are not passed on.
@@ -339,6 +350,7 @@ enum Inner {
     Empty,
     Full(Bytes),
     Upstream(UpstreamBody),
+    Compressed(Box<Compressed>),
     /// `101`: no body, the connection changes its protocol.
     Upgrade(Box<Upgrade>),
 }
@@ -388,6 +400,11 @@ impl ResponseBody {
         Self { refused, ..Self::new(Inner::Upstream(body), account) }
     }
 
+    /// The same, compressed.
+    pub fn compressed(body: Box<Compressed>, refused: Vec<HeaderName>, account: Account) -> Self {
+        Self { refused, ..Self::new(Inner::Compressed(body), account) }
+    }
+
     pub fn upgrade(upgrade: Upgrade, account: Account) -> Self {
         Self::new(Inner::Upgrade(Box::new(upgrade)), account)
     }
@@ -427,6 +444,7 @@ impl Body for ResponseBody {
             Inner::Empty | Inner::Upgrade(_) => None,
             Inner::Full(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
             Inner::Upstream(body) => ready!(body.poll_frame(context)),
+            Inner::Compressed(body) => ready!(body.poll_frame(context)),
         };
         if matches!(this.inner, Inner::Full(_)) {
             this.inner = Inner::Empty;
@@ -453,7 +471,10 @@ impl Body for ResponseBody {
                 }
             }
             Some(Err(error)) => {
-                let reason = this.account.body_failed().unwrap_or(Reason::ResponseIncomplete);
+                let reason = this.account.body_failed().unwrap_or(match error {
+                    BodyError::TooLarge => Reason::ResponseTooLarge,
+                    _ => Reason::ResponseIncomplete,
+                });
                 this.account.fail(reason);
                 this.settled();
                 Some(Err(error))
@@ -466,6 +487,7 @@ impl Body for ResponseBody {
             Inner::Empty | Inner::Upgrade(_) => true,
             Inner::Full(bytes) => bytes.is_empty(),
             Inner::Upstream(body) => body.is_end_stream(),
+            Inner::Compressed(body) => body.is_end_stream(),
         }
     }
 
@@ -474,6 +496,7 @@ impl Body for ResponseBody {
             Inner::Empty | Inner::Upgrade(_) => SizeHint::with_exact(0),
             Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Inner::Upstream(body) => body.size_hint(),
+            Inner::Compressed(_) => SizeHint::default(),
         }
     }
 }

@@ -11,14 +11,16 @@ use tokio::time::Instant;
 
 use super::account::Account;
 use super::body::{RequestBody, ResponseBody};
+use super::compressed::Compressed;
 use super::h1::head::Expect;
 use super::timer::LazyTimer;
 use super::{Downstream, Version, validate};
+use crate::filter::compression::{Compression, Encoding};
 use crate::filter::headers::{Hop, strip_hop_by_hop};
 use crate::respond::{self, Audience};
 use crate::router::path::normalise;
 use crate::router::{Action, FixedResponse, Redirect, Route};
-use crate::upstream::{Outbound, Upstream};
+use crate::upstream::{Outbound, Upstream, UpstreamBody};
 
 /// A request as its connection has read it.
 #[derive(Debug)]
@@ -79,13 +81,24 @@ pub async fn exchange(
             account.answer(status);
             let mut response = match body {
                 Proxied::Body(body, nominated) => Response::new(ResponseBody::upstream(body, nominated, account)),
+                Proxied::Compressed(body, nominated) => {
+                    Response::new(ResponseBody::compressed(body, nominated, account))
+                }
                 Proxied::Upgrade(upgrade) => Response::new(ResponseBody::upgrade(upgrade, account)),
             };
             *response.status_mut() = status;
             *response.headers_mut() = headers;
             response
         }
-        Err(reason) => refuse(reason, audience, &method, account),
+        Err(Refusal { reason, retry_after }) => {
+            let mut response = refuse(reason, audience, &method, account);
+            if let Some(wait) = retry_after {
+                // Whole seconds, of which the last has to be over.
+                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            }
+            response
+        }
     };
     if downstream.version != Version::H3
         && let Some(alt_svc) = downstream.connection.listener.alt_svc()
@@ -109,6 +122,19 @@ pub fn refuse(reason: Reason, audience: Audience, method: &Method, mut account: 
     response
 }
 
+/// Why a request gets an answer that it did not ask for.
+struct Refusal {
+    reason: Reason,
+    /// Asked again after this, it may get another.
+    retry_after: Option<Duration>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, retry_after: None }
+    }
+}
+
 enum Answered {
     Own { status: StatusCode, headers: HeaderMap, body: bytes::Bytes },
     Upstream { status: StatusCode, headers: HeaderMap, body: Proxied },
@@ -116,7 +142,8 @@ enum Answered {
 
 enum Proxied {
     /// And the names of trailers that are not passed on.
-    Body(crate::upstream::UpstreamBody, Vec<HeaderName>),
+    Body(UpstreamBody, Vec<HeaderName>),
+    Compressed(Box<Compressed>, Vec<HeaderName>),
     Upgrade(super::upgrade::Upgrade),
 }
 
@@ -125,7 +152,7 @@ async fn answer(
     mut request: Incoming,
     account: &mut Account,
     timer: &mut LazyTimer,
-) -> Result<Answered, Reason> {
+) -> Result<Answered, Refusal> {
     let connection = &downstream.connection;
     let listener = &connection.listener;
 
@@ -133,7 +160,7 @@ async fn answer(
     validate::target(&request.method, &request.uri)?;
     validate::host(&request.uri, &mut request.headers, !request.http10)?;
     if request.expect == Expect::Other {
-        return Err(Reason::ExpectationFailed);
+        return Err(Reason::ExpectationFailed.into());
     }
 
     // Routes that ask who the client is are told by this gateway, not by the client.
@@ -150,20 +177,28 @@ async fn answer(
     let index = listener.router.find(host_text, &path, &request.method, &request.headers).ok_or(Reason::NoRoute)?;
     account.routed(index);
     let route = listener.router.route(index);
-    if let (Some(limit), Some(length)) = (listener.limits.request_body_bytes, request.body.length())
-        && length > limit
-    {
-        return Err(Reason::BodyTooLarge);
+    for limiter in &route.limiters {
+        limiter
+            .admit(connection, &request.headers, account.started())
+            .map_err(|wait| Refusal { reason: Reason::RateLimited, retry_after: Some(wait) })?;
+    }
+    if let Some(limit) = route.request_body_bytes {
+        request.body.limit(limit);
+    }
+    if request.body.is_too_large() {
+        return Err(Reason::BodyTooLarge.into());
     }
 
     match &route.action {
         Action::Respond(fixed) => Ok(respond_fixed(route, fixed, &request.method)),
         Action::Redirect(redirect) => {
             let query = request.uri.query().map_or(String::new(), |query| format!("?{query}"));
-            redirect_to(route, redirect, host_text, &format!("{path}{query}"))
+            Ok(redirect_to(route, redirect, host_text, &format!("{path}{query}"))?)
         }
         Action::Upstream { upstream, timeout } => {
             let target = target(&request.uri, path, route)?;
+            // What the client takes, whatever its upstream is told.
+            let encoding = route.compression.as_ref().and_then(|compression| compression.choose(&request.headers));
             let mut hop = strip_hop_by_hop(&mut request.headers);
             request.body.refuse_trailers(std::mem::take(&mut hop.nominated));
             if !claims_first {
@@ -181,6 +216,7 @@ async fn answer(
                 downstream,
                 upstream,
                 timeout: *timeout,
+                response_limit: route.response_body_bytes,
                 hop,
                 target: &target,
                 expect: request.expect,
@@ -192,12 +228,12 @@ async fn answer(
                 Some(reason) if answered.is_err() => Err(reason),
                 _ => answered,
             };
-            answered.map(|mut answered| {
-                if let Answered::Upstream { headers, .. } = &mut answered {
-                    route.filters.apply_response(headers);
-                }
-                answered
-            })
+            let (status, mut headers, mut body) = answered?;
+            route.filters.apply_response(&mut headers);
+            if let Some(compression) = &route.compression {
+                body = compress(body, compression, encoding, &request.method, status, &mut headers);
+            }
+            Ok(Answered::Upstream { status, headers, body })
         }
     }
 }
@@ -249,11 +285,30 @@ fn is_relayed(protocol: &HeaderValue) -> bool {
     protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
 }
 
+/// Makes of a response what its client gets of it.
+fn compress(
+    body: Proxied,
+    compression: &Compression,
+    encoding: Option<Encoding>,
+    method: &Method,
+    status: StatusCode,
+    headers: &mut HeaderMap,
+) -> Proxied {
+    let Proxied::Body(body, nominated) = body else { return body };
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = announced.or_else(|| body.size_hint().exact().filter(|_| *method != Method::HEAD));
+    match compression.apply(encoding, method, status, headers, length) {
+        Some(compressor) => Proxied::Compressed(Box::new(Compressed::new(body, compressor)), nominated),
+        None => Proxied::Body(body, nominated),
+    }
+}
+
 /// A request that an upstream is to answer.
 struct Proxy<'a> {
     downstream: &'a Downstream,
     upstream: &'a Upstream,
     timeout: Duration,
+    response_limit: Option<u64>,
     hop: Hop,
     target: &'a str,
     expect: Expect,
@@ -268,7 +323,7 @@ impl Proxy<'_> {
         body: &mut RequestBody,
         account: &mut Account,
         timer: &mut LazyTimer,
-    ) -> Result<Answered, Reason> {
+    ) -> Result<(StatusCode, HeaderMap, Proxied), Reason> {
         let upgrade = self.hop.upgrade.filter(|protocol| {
             // h2 has no upgrade, and with a body under way the protocol cannot change.
             let possible = self.downstream.version == Version::H1 && !self.http10 && body.is_empty();
@@ -294,7 +349,7 @@ impl Proxy<'_> {
             expect_continue: self.expect == Expect::Continue,
         };
         let deadline = Instant::from_std(account.started()) + self.timeout;
-        let answer = match timer.limit(deadline, self.upstream.request(&outbound, body)).await {
+        let mut answer = match timer.limit(deadline, self.upstream.request(&outbound, body)).await {
             None if account.awaits_body() => return Err(Reason::BodyTimeout),
             None => return Err(Reason::ResponseTimeout),
             Some(Err(error)) => {
@@ -306,6 +361,9 @@ impl Proxy<'_> {
             Some(Ok(answer)) => answer,
         };
         account.tried(answer.body.endpoint());
+        if let Some(limit) = self.response_limit {
+            answer.body.limit(limit)?;
+        }
         let mut headers = answer.headers;
         let switched = answer.status == StatusCode::SWITCHING_PROTOCOLS;
         let hop = strip_hop_by_hop(&mut headers);
@@ -317,6 +375,6 @@ impl Proxy<'_> {
                 Proxied::Upgrade(upgrade.ok_or(Reason::BadResponse)?)
             }
         };
-        Ok(Answered::Upstream { status: answer.status, headers, body })
+        Ok((answer.status, headers, body))
     }
 }
