@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use mitu_tls::config::{
-    CertificateConfig, ClientAuthConfig, SiteConfig, TicketsConfig, TlsPolicy, UpstreamTlsConfig,
+    AlpnMode, AlpnPolicy, CertificateConfig, ClientAuthConfig, SiteConfig, TicketsConfig, TlsPolicy, UpstreamTlsConfig,
 };
 
 /// PEM documents by the identifier that the configuration refers to them with.
@@ -99,8 +99,6 @@ pub struct ListenerConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// ALPN protocols, most preferred first.
     pub protocols: Vec<ProtocolConfig>,
-    /// Index into `protocols` for a client without the ALPN extension; none: refused.
-    pub no_alpn: Option<usize>,
     /// What h1 and h2 responses say of h3; none: nothing.
     pub alt_svc: Option<AltSvcConfig>,
     pub sites: Vec<SiteConfig>,
