@@ -127,8 +127,9 @@ def test_a_handshake_that_failed(running: Gateway, authority: Authority) -> None
     nothing, plain = lines(running, 2)
     assert (nothing["event"], nothing["reason"]) == ("handshake_failed", "no_application_protocol")
     assert (plain["event"], plain["reason"]) == ("handshake_failed", "not_tls")
-    for line in (nothing, plain):
-        assert list(line) == ["event", "ts", "listener", "client", "reason", "error", "stages"]
+    assert (nothing["alpn_verdict"], nothing["alpn_offered"]) == ("mismatch", "other")
+    for line, own in ((nothing, ["alpn_verdict", "alpn_offered"]), (plain, [])):
+        assert list(line) == ["event", "ts", "listener", "client", "reason", *own, "error", "stages"]
         assert line["error"]
         assert list(line["stages"]) == STAGES
 

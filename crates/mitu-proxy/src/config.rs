@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::filter::compression::Encoding;
 pub use mitu_tls::config::{
-    CertificateConfig, ClientAuthConfig, SiteConfig, TicketsConfig, TlsPolicy, UpstreamTlsConfig,
+    AlpnMode, AlpnPolicy, CertificateConfig, ClientAuthConfig, SiteConfig, TicketsConfig, TlsPolicy, UpstreamTlsConfig,
 };
 
 /// PEM documents by the identifier that the configuration refers to them with.
@@ -100,8 +100,6 @@ pub struct ListenerConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// ALPN protocols, most preferred first.
     pub protocols: Vec<ProtocolConfig>,
-    /// Index into `protocols` for a client without the ALPN extension; none: refused.
-    pub no_alpn: Option<usize>,
     /// What h1 and h2 responses say of h3; none: nothing.
     pub alt_svc: Option<AltSvcConfig>,
     pub sites: Vec<SiteConfig>,

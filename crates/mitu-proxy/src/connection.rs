@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use http::HeaderValue;
 use mitu_telemetry::Telemetry;
 use mitu_telemetry::tls::StageTimes;
+use mitu_tls::alpn::{Terms, Verdict};
 use mitu_tls::identity::ClientIdentity;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -27,6 +29,9 @@ pub struct Connection {
     pub local: SocketAddr,
     /// The protocol negotiated, or assumed for a client without ALPN.
     pub alpn: Arc<str>,
+    /// Its index among the listener's.
+    pub protocol: usize,
+    pub terms: Terms,
     /// `TLSv1.3` or `TLSv1.2`.
     pub version: &'static str,
     /// The suite's IANA name.
@@ -34,6 +39,8 @@ pub struct Connection {
     pub resumed: bool,
     /// From the ClientHello, lower case.
     pub server_name: Option<Arc<str>>,
+    /// The site that has it; none: an unknown name, or none at all.
+    pub site: Option<usize>,
     /// The client certificate's, when one was verified.
     pub identity: Option<Arc<ClientIdentity>>,
     pub stages: StageTimes,
@@ -56,6 +63,11 @@ pub struct ConnectionRecord<'a> {
     pub client: SocketAddr,
     pub server_name: Option<&'a str>,
     pub alpn: &'a str,
+    /// Where the two sides did not simply agree, and what the client has offered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpn_verdict: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpn_offered: Option<&'a str>,
     pub tls_version: &'a str,
     pub cipher: &'a str,
     pub resumed: bool,
@@ -72,6 +84,11 @@ pub struct ConnectionRecord<'a> {
 }
 
 impl Connection {
+    /// What responses on it say in `Alt-Svc`; None: nothing.
+    pub fn alt_svc(&self) -> Option<HeaderValue> {
+        self.listener.alt_svc().filter(|_| self.listener.sites.over_quic(self))
+    }
+
     pub fn record(&self) -> ConnectionRecord<'_> {
         ConnectionRecord {
             event: "connection",
@@ -81,6 +98,8 @@ impl Connection {
             client: self.peer,
             server_name: self.server_name.as_deref(),
             alpn: &self.alpn,
+            alpn_verdict: (self.terms.verdict != Verdict::Agreed).then(|| self.terms.verdict.as_str()),
+            alpn_offered: self.terms.offered.as_deref(),
             tls_version: self.version,
             cipher: self.cipher,
             resumed: self.resumed,

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mitu_telemetry::tls::StageTimes;
+use mitu_tls::alpn::{Terms, Verdict};
 use mitu_tls::client_hello;
 use mitu_tls::handshake::{self, Clock, Failed, HandshakeError};
 use mitu_tls::identity::ClientIdentity;
 use mitu_tls::quic::{Handshake, Negotiated};
+use mitu_tls::select::Chosen;
 use quinn::{ConnectionError, Incoming, ServerConfig};
 use rustls::{CertificateError, HandshakeKind, ProtocolVersion};
 use serde::Serialize;
@@ -132,16 +134,19 @@ fn open(
     drain: Drain,
     worker: &Worker,
 ) -> (Stream, usize, Arc<Connection>) {
-    let Secured { stream, protocol, local, version, cipher, resumed, server_name, identity, .. } = secured;
+    let Secured { stream, protocol, terms, local, version, cipher, resumed, server_name, identity, .. } = secured;
     let connection = Connection {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         worker: worker.index,
         peer,
         local,
         alpn: listener.protocols[protocol].alpn.clone(),
+        protocol,
+        terms,
         version,
         cipher,
         resumed,
+        site: listener.sites.named(server_name.as_deref()),
         server_name,
         identity,
         stages,
@@ -180,6 +185,7 @@ struct Secured {
     stream: Stream,
     prepared: usize,
     protocol: usize,
+    terms: Terms,
     local: SocketAddr,
     version: &'static str,
     cipher: &'static str,
@@ -233,17 +239,15 @@ async fn secure(
     let begun = Instant::now();
     let Some(hello) = arrived.view() else { return Err(handshake::refuse_malformed(tcp, arrived).await) };
     let server_name = hello.server_name.as_deref().map(Arc::<str>::from);
-    let selected = listener
-        .select(&hello)
-        .map(|selection| (selection.index, selection.prepared.protocol, selection.config.clone(), selection.retries));
+    let selected = listener.select(&hello);
     times.select = begun.elapsed();
-    let (prepared, protocol, config, retries) = match selected {
+    let Chosen { prepared, protocol, config, retries, terms } = match selected {
         Ok(selected) => selected,
-        Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
+        Err(error) => return Err(handshake::refuse(tcp, error).await),
     };
 
     // Gate: established connections and other sources have their turns before the signature.
-    let offers_alpn = hello.alpn().is_some();
+    let negotiates = matches!(terms.verdict, Verdict::Agreed | Verdict::NotAllowed);
     let kind = if hello.resumes { Kind::Resumed } else { Kind::Full };
     let asked = server_name.as_deref().map_or(Ok(()), |name| pass.asks_for(name));
     asked.map_err(|refused| reset(&tcp, refused))?;
@@ -258,7 +262,7 @@ async fn secure(
 
     let tls = stream.tls();
     // A second ClientHello, after HelloRetryRequest, is rustls' alone to read, and it takes one without ALPN.
-    if offers_alpn && tls.alpn_protocol().is_none() {
+    if negotiates && tls.alpn_protocol().is_none() {
         return Err(HandshakeError::AlpnTakenBack.into());
     }
     let version = match tls.protocol_version() {
@@ -274,7 +278,7 @@ async fn secure(
         return Err(HandshakeError::Tls(CertificateError::Expired.into()).into());
     }
     let stream = Stream::Tcp(stream);
-    Ok(Secured { stream, prepared, protocol, local, version, cipher, resumed, server_name, identity })
+    Ok(Secured { stream, prepared, protocol, terms, local, version, cipher, resumed, server_name, identity })
 }
 
 /// The same in QUIC. The gate knows no more of a client than its address: all are taken for full handshakes.
@@ -300,14 +304,14 @@ async fn secure_quic(
 
     let negotiated = quic.handshake_data().and_then(|data| data.downcast::<Negotiated>().ok());
     let Some(negotiated) = negotiated else { return Err(HandshakeError::Quic("no handshake".to_owned())) };
-    let Negotiated { prepared, protocol, server_name, cipher, resumed, leaf } = *negotiated;
+    let Negotiated { prepared, protocol, terms, server_name, cipher, resumed, leaf } = *negotiated;
     let identity = leaf.map(|leaf| Arc::new(ClientIdentity::from_verified(&leaf)));
     if resumed && identity.as_ref().is_some_and(|identity| identity.is_expired(SystemTime::now())) {
         quic.close(0_u32.into(), b"the certificate has expired");
         return Err(HandshakeError::Tls(CertificateError::Expired.into()));
     }
     let (stream, version) = (Stream::Quic(quic), "TLSv1.3");
-    Ok(Secured { stream, prepared, protocol, local, version, cipher, resumed, server_name, identity })
+    Ok(Secured { stream, prepared, protocol, terms, local, version, cipher, resumed, server_name, identity })
 }
 
 fn quic_error(error: ConnectionError) -> HandshakeError {
@@ -355,6 +359,10 @@ struct FailureRecord<'a> {
     listener: &'a str,
     client: SocketAddr,
     reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alpn_verdict: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alpn_offered: Option<&'a str>,
     error: String,
     stages: StageTimes,
 }
@@ -372,9 +380,18 @@ fn report_failure(
         && log.connections_enabled()
     {
         let ts = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        let error = error.to_string();
-        let (event, reason) = ("handshake_failed", reason.as_str());
-        log.write(&FailureRecord { event, ts, listener: &listener.name, client, reason, error, stages });
+        let terms = error.terms();
+        log.write(&FailureRecord {
+            event: "handshake_failed",
+            ts,
+            listener: &listener.name,
+            client,
+            reason: reason.as_str(),
+            alpn_verdict: terms.map(|terms| terms.verdict.as_str()),
+            alpn_offered: terms.and_then(|terms| terms.offered.as_deref()),
+            error: error.to_string(),
+            stages,
+        });
     }
 }
 

@@ -17,6 +17,7 @@ pub mod quic;
 pub mod respond;
 pub mod router;
 pub mod server;
+pub mod sites;
 pub mod socket;
 pub mod upstream;
 pub mod worker;

@@ -10,13 +10,13 @@ use ipnet::IpNet;
 use mitu_telemetry::Telemetry;
 use mitu_telemetry::connections::ListenerMetrics;
 use mitu_telemetry::tls::{HandshakeLabels, HandshakeMetrics};
-use mitu_tls::alpn::{Decision, OFFERED_SETS};
+use mitu_tls::alpn::{OFFERED_SETS, Verdict};
 use mitu_tls::certificate::Certificates;
 use mitu_tls::client_hello::ClientHello;
 use mitu_tls::error::{Secrets, TlsConfigError};
-use mitu_tls::handshake::Reason;
-use mitu_tls::quic::{Choose, Chosen};
-use mitu_tls::select::{Offer, Prepared, Refusal, Selection, Selector, SelectorConfig};
+use mitu_tls::handshake::{HandshakeError, Reason};
+use mitu_tls::quic::Choose;
+use mitu_tls::select::{Asked, Chosen, Offer, Prepared, Selector, SelectorConfig};
 use mitu_tls::ticket::Ticketers;
 use prometheus::IntCounter;
 use quinn::TransportConfig;
@@ -26,6 +26,7 @@ use crate::config::{AltSvcConfig, HandlerConfig, Limits, ListenerConfig, Timeout
 use crate::drain::DrainSignal;
 use crate::protocol::Protocol;
 use crate::router::{self, Router};
+use crate::sites::Sites;
 use crate::upstream::Upstreams;
 
 /// Everything a connection needs of its listener's configuration. A reload makes a new one.
@@ -37,6 +38,7 @@ pub struct Listener {
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub router: Router,
+    pub sites: Sites,
     /// By the protocol's index, as selectors tell it.
     pub protocols: Vec<Served>,
     pub metrics: ListenerMetrics,
@@ -116,7 +118,6 @@ impl Listener {
             let selector = SelectorConfig {
                 listener: &config.name,
                 protocols: offers.collect(),
-                no_alpn: config.no_alpn,
                 sites: &config.sites,
                 default_site: config.default_site,
             };
@@ -124,7 +125,7 @@ impl Listener {
             let selector = Selector::new(&selector, parts.certificates, secrets, ticketers, previous)?;
             Ok::<_, ListenerError>(Transport {
                 handshakes: selector.prepared().iter().map(|_| HandshakeKinds::default()).collect(),
-                alpn: AlpnCounters::new(parts.telemetry, &config.name),
+                alpn: AlpnCounters::new(parts.telemetry, &config.name, &selector),
                 selector,
             })
         };
@@ -151,6 +152,7 @@ impl Listener {
         };
         Ok(Self {
             protocols: config.protocols.iter().map(serve).collect::<Result<_, ListenerError>>()?,
+            sites: Sites::build(config)?,
             router: Router::build(
                 &config.name,
                 &config.routes,
@@ -188,37 +190,57 @@ impl Listener {
     }
 
     /// Chooses for a ClientHello on TCP, and counts what was offered and chosen.
-    pub fn select(&self, hello: &ClientHello<'_>) -> Result<Selection<'_>, Refusal> {
+    pub fn select(&self, hello: &ClientHello<'_>) -> Result<Chosen, HandshakeError> {
         self.select_on(&self.tcp, hello)
     }
 
-    fn select_on<'a>(&'a self, transport: &'a Transport, hello: &ClientHello<'_>) -> Result<Selection<'a>, Refusal> {
-        let result = transport.selector.select(hello);
-        match &result {
-            Ok(selection) => self.count_alpn(transport, selection.alpn, Some(selection.prepared)),
-            Err(refusal) => self.count_alpn(transport, refusal.alpn, None),
+    fn select_on(&self, transport: &Transport, hello: &ClientHello<'_>) -> Result<Chosen, HandshakeError> {
+        match transport.selector.select(hello) {
+            Ok(selection) => {
+                self.count_alpn(transport, &selection.asked, Some(selection.prepared));
+                Ok(selection.chosen(&transport.selector))
+            }
+            Err(refusal) => {
+                self.count_alpn(transport, &refusal.asked, None);
+                Err(refusal.error)
+            }
         }
-        result
     }
 
-    fn count_alpn(&self, transport: &Transport, decision: Option<Decision>, chosen: Option<&Prepared>) {
+    fn count_alpn(&self, transport: &Transport, asked: &Asked, chosen: Option<&Prepared>) {
         let Transport { selector, alpn, .. } = transport;
-        let chosen_name = || chosen.map_or("refused", |prepared| &*self.protocols[prepared.protocol].alpn);
-        let counter = match decision {
+        let policy = &alpn.policies[asked.site.map_or(0, |site| selector.policy(site))];
+        let counter = match asked.decision {
             Some(decision) => {
                 (if decision.cached { &alpn.hit } else { &alpn.miss }).inc();
-                &alpn.offered[decision.offered]
+                &policy.offered[decision.offered]
             }
-            None => &alpn.absent,
+            None => &policy.absent,
         };
-        // A set of offers has one choice, unless the server name was refused: then its own counter tells.
-        let choice = if chosen.is_some() { &counter.chosen } else { &counter.refused };
+        // Under one policy a set of offers has one choice, unless the server name was refused: then its own counter
+        // tells.
+        let choice = if chosen.is_some() { &counter.served } else { &counter.refused };
         choice
             .get_or_init(|| {
-                let offered = decision.map_or("absent", |decision| selector.alpn.offered_label(decision.offered));
-                self.telemetry.tls.alpn(&self.name, offered, chosen_name())
+                let label = asked.decision.map(|decision| selector.alpn.offered_label(decision.offered));
+                let name = chosen.map_or("refused", |prepared| &*self.protocols[prepared.protocol].alpn);
+                self.telemetry.tls.alpn(&self.name, label.as_deref().unwrap_or("absent"), name)
             })
             .inc();
+        if let Some(site) = asked.site {
+            let counter = &alpn.verdicts[site][asked.verdict as usize];
+            let (counter, outcome) = match chosen {
+                Some(_) => (&counter.served, "served"),
+                None => (&counter.refused, "refused"),
+            };
+            counter
+                .get_or_init(|| {
+                    let (site, mode) = selector.site(site);
+                    let labels = [&*self.name, site, mode.as_str(), asked.verdict.as_str(), outcome];
+                    self.telemetry.tls.alpn_verdict(labels)
+                })
+                .inc();
+        }
     }
 
     /// The histograms for a finished handshake on TCP.
@@ -285,37 +307,49 @@ fn is_over_quic(handler: &HandlerConfig) -> bool {
 
 /// What is chosen on UDP.
 impl Choose for Listener {
-    fn choose(&self, hello: &ClientHello<'_>) -> Result<Chosen, AlertDescription> {
-        let quic = self.quic.as_ref().ok_or(AlertDescription::NoApplicationProtocol)?;
-        let selection = self.select_on(&quic.transport, hello).map_err(|refusal| refusal.alert)?;
-        let (prepared, protocol) = (selection.index, selection.prepared.protocol);
-        Ok(Chosen { prepared, protocol, config: selection.config.clone() })
+    fn choose(&self, hello: &ClientHello<'_>) -> Result<Chosen, HandshakeError> {
+        let nobody = HandshakeError::Refused(AlertDescription::NoApplicationProtocol);
+        let quic = self.quic.as_ref().ok_or(nobody)?;
+        self.select_on(&quic.transport, hello)
     }
 }
 
-/// ALPN counters by the kind of list offered, looked up when a kind is first seen.
+/// ALPN counters, each looked up when first needed.
 #[derive(Debug)]
 struct AlpnCounters {
     hit: IntCounter,
     miss: IntCounter,
-    offered: Vec<Offered>,
-    absent: Offered,
+    /// By the selector's policies.
+    policies: Vec<OfferCounters>,
+    /// By site.
+    verdicts: Vec<[OutcomeCounters; Verdict::ALL.len()]>,
+}
+
+/// By the kind of list offered.
+#[derive(Debug)]
+struct OfferCounters {
+    offered: Vec<OutcomeCounters>,
+    absent: OutcomeCounters,
 }
 
 #[derive(Debug, Default)]
-struct Offered {
-    chosen: OnceLock<IntCounter>,
+struct OutcomeCounters {
+    served: OnceLock<IntCounter>,
     refused: OnceLock<IntCounter>,
 }
 
 impl AlpnCounters {
-    fn new(telemetry: &Telemetry, listener: &str) -> Self {
+    fn new(telemetry: &Telemetry, listener: &str, selector: &Selector) -> Self {
         let (hit, miss) = telemetry.tls.alpn_cache(listener);
+        let policy = |_| OfferCounters {
+            offered: (0..=OFFERED_SETS).map(|_| OutcomeCounters::default()).collect(),
+            absent: OutcomeCounters::default(),
+        };
         Self {
             hit,
             miss,
-            offered: (0..=OFFERED_SETS).map(|_| Offered::default()).collect(),
-            absent: Offered::default(),
+            policies: (0..selector.policies()).map(policy).collect(),
+            verdicts: (0..selector.sites()).map(|_| Default::default()).collect(),
         }
     }
 }

@@ -23,6 +23,7 @@ pub fn status(reason: Reason) -> StatusCode {
         Reason::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
         Reason::NoRoute => StatusCode::NOT_FOUND,
         Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Reason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         Reason::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
         Reason::ResolveFailed
         | Reason::ConnectRefused
@@ -48,11 +49,11 @@ pub fn is_malformed(reason: Reason) -> bool {
 /// gRPC has a better word for).
 fn grpc_status(reason: Reason) -> &'static str {
     match status(reason).as_u16() {
-        404 | 405 => "12",      // UNIMPLEMENTED
-        413 | 429 | 431 => "8", // RESOURCE_EXHAUSTED
-        502 | 503 => "14",      // UNAVAILABLE
-        504 => "4",             // DEADLINE_EXCEEDED
-        _ => "13",              // INTERNAL
+        404 | 405 => "12",       // UNIMPLEMENTED
+        413 | 429 | 431 => "8",  // RESOURCE_EXHAUSTED
+        421 | 502 | 503 => "14", // UNAVAILABLE
+        504 => "4",              // DEADLINE_EXCEEDED
+        _ => "13",               // INTERNAL
     }
 }
 

@@ -266,7 +266,7 @@ fn final_status(status: u16) -> Result<StatusCode, BuildError> {
 }
 
 /// The host without port and without the root's dot.
-fn host_name(authority: &str) -> &str {
+pub fn host_name(authority: &str) -> &str {
     let name = match authority.rfind(':') {
         // A colon inside brackets belongs to an IPv6 address.
         Some(colon) if !authority[colon..].contains(']') => &authority[..colon],

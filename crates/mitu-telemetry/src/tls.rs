@@ -76,6 +76,7 @@ pub struct Families {
     alpn: IntCounterVec,
     /// Listener and list of each series of `alpn`: clients choose the lists, and series outlive configurations.
     offered: Mutex<HashSet<(String, String)>>,
+    alpn_verdicts: IntCounterVec,
     alpn_cache: IntCounterVec,
 }
 
@@ -135,6 +136,11 @@ impl Families {
                 &["listener", "offered", "chosen"],
             )?,
             offered: Mutex::default(),
+            alpn_verdicts: counter(
+                "mitu_alpn_verdicts_total",
+                "Clients by how their ALPN and the site that they asked for stand to each other.",
+                &["listener", "site", "mode", "verdict", "outcome"],
+            )?,
             alpn_cache: counter(
                 "mitu_alpn_cache_total",
                 "ALPN decisions by whether the client's list was in the cache.",
@@ -172,6 +178,11 @@ impl Families {
         let room = known.iter().filter(|(name, _)| name == listener).count() < OFFERED_LISTS;
         let told = if known.contains(&kind) || (room && known.insert(kind)) { offered } else { "overflow" };
         self.alpn.with_label_values(&[listener, told, chosen])
+    }
+
+    /// `labels`: listener, site, mode, verdict and outcome.
+    pub fn alpn_verdict(&self, labels: [&str; 5]) -> IntCounter {
+        self.alpn_verdicts.with_label_values(&labels)
     }
 
     /// The counters of hits and of misses.

@@ -7,9 +7,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::error::TlsConfigError;
 
@@ -56,15 +57,94 @@ pub const OFFERED_SETS: usize = 128;
 /// The set number of lists beyond the first [`OFFERED_SETS`] kinds.
 pub const OFFERED_OVERFLOW: usize = OFFERED_SETS;
 
+/// Some of a listener's protocols, by their index in its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Protocols(u64);
+
+impl Protocols {
+    pub const ALL: Self = Self(u64::MAX);
+
+    pub fn contain(self, index: usize) -> bool {
+        index < MAX_PROTOCOLS && self.0 & (1 << index) != 0
+    }
+}
+
+impl FromIterator<usize> for Protocols {
+    fn from_iter<I: IntoIterator<Item = usize>>(indices: I) -> Self {
+        let indices = indices.into_iter().filter(|&index| index < MAX_PROTOCOLS);
+        Self(indices.fold(0, |bits, index| bits | 1 << index))
+    }
+}
+
 /// What a client's list came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    /// Index of the chosen protocol in the listener's order; none: nothing in common.
+    /// Index of the chosen protocol in the listener's order: the first that is allowed, or else the first of all; none:
+    /// nothing in common.
     pub chosen: Option<usize>,
     /// The kind of list, for counting: see [`AlpnTable::offered_label`].
     pub offered: usize,
     /// Whether the decision came from the cache.
     pub cached: bool,
+}
+
+/// How a client and the server name that it asked for stand to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Verdict {
+    /// They have a protocol in common.
+    #[default]
+    Agreed,
+    /// The client has no ALPN extension.
+    Absent,
+    /// It has, and nothing in common with the listener.
+    Mismatch,
+    /// All that it has in common with the listener is not for this server name.
+    NotAllowed,
+}
+
+impl Verdict {
+    pub const ALL: [Self; 4] = [Self::Agreed, Self::Absent, Self::Mismatch, Self::NotAllowed];
+
+    /// On a decision among `allowed`; none: the client has no ALPN extension.
+    pub fn on(decision: Option<Decision>, allowed: Protocols) -> Self {
+        match decision.map(|decision| decision.chosen) {
+            None => Self::Absent,
+            Some(None) => Self::Mismatch,
+            Some(Some(chosen)) if allowed.contain(chosen) => Self::Agreed,
+            Some(Some(_)) => Self::NotAllowed,
+        }
+    }
+
+    /// For metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agreed => "agreed",
+            Self::Absent => "absent",
+            Self::Mismatch => "mismatch",
+            Self::NotAllowed => "not_allowed",
+        }
+    }
+}
+
+/// On what terms a connection has its protocol, or has none.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    pub verdict: Verdict,
+    /// What the client has offered, as a metric's label, where that did not simply lead to an agreement.
+    pub offered: Option<Arc<str>>,
+}
+
+impl fmt::Display for Terms {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let offered = self.offered.as_deref().unwrap_or("nothing");
+        match self.verdict {
+            Verdict::Agreed => formatter.write_str("agreed"),
+            Verdict::Absent => formatter.write_str("the client has no ALPN"),
+            Verdict::Mismatch => write!(formatter, "nothing in common with what the client offers: {offered}"),
+            Verdict::NotAllowed => write!(formatter, "not for this server name: {offered}"),
+        }
+    }
 }
 
 /// See the module.
@@ -81,7 +161,7 @@ pub struct AlpnTable {
 #[derive(Debug)]
 struct OfferedSet {
     bits: u128,
-    label: Box<str>,
+    label: Arc<str>,
 }
 
 impl AlpnTable {
@@ -110,17 +190,20 @@ impl AlpnTable {
         })
     }
 
-    /// Decides for a client's list. `list` gives its names in the client's order, each time it is called.
-    pub fn decide<'a, I: Iterator<Item = &'a [u8]>>(&self, list: impl Fn() -> I) -> Decision {
-        let hash = self.hash(list());
+    /// Decides for a client's list, of which some are `allowed`. `list` gives its names in the client's order, each time
+    /// it is called.
+    pub fn decide<'a, I: Iterator<Item = &'a [u8]>>(&self, allowed: Protocols, list: impl Fn() -> I) -> Decision {
+        let hash = self.hash(allowed, list());
         let slot = &self.cache[hash as usize % CACHE_SLOTS];
         if let Some(decision) = Entry(slot.load(Ordering::Relaxed)).decision(hash) {
             return decision;
         }
         let bits = self.bits(list());
-        let best = bits.trailing_zeros() as usize;
+        // The lower half: what is configured.
+        let common = bits as u64;
+        let wanted = if common & allowed.0 != 0 { common & allowed.0 } else { common };
         let decision = Decision {
-            chosen: (best < MAX_PROTOCOLS).then_some(best),
+            chosen: (wanted != 0).then_some(wanted.trailing_zeros() as usize),
             offered: self.offered_set(bits),
             cached: false,
         };
@@ -129,13 +212,14 @@ impl AlpnTable {
     }
 
     /// The names of the `offered`-th kind of list, for a metric's label: known names by rank, then `other`.
-    pub fn offered_label(&self, offered: usize) -> &str {
-        self.offered.get(offered).and_then(OnceLock::get).map_or("overflow", |set| &set.label)
+    pub fn offered_label(&self, offered: usize) -> Arc<str> {
+        self.offered.get(offered).and_then(OnceLock::get).map_or_else(|| "overflow".into(), |set| set.label.clone())
     }
 
     /// A keyed hash (SipHash), so that nobody outside can aim two lists at one entry. Names are delimited by length.
-    fn hash<'a>(&self, list: impl Iterator<Item = &'a [u8]>) -> u64 {
+    fn hash<'a>(&self, allowed: Protocols, list: impl Iterator<Item = &'a [u8]>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
+        hasher.write_u64(allowed.0);
         for name in list {
             hasher.write_u8(name.len() as u8);
             hasher.write(name);
@@ -160,7 +244,7 @@ impl AlpnTable {
         OFFERED_OVERFLOW
     }
 
-    fn label(&self, bits: u128) -> Box<str> {
+    fn label(&self, bits: u128) -> Arc<str> {
         let has = |bit: usize| bits & (1 << bit) != 0;
         let configured = self.names.iter().enumerate().filter(|(rank, _)| has(*rank)).map(|(_, name)| &**name);
         let known = WELL_KNOWN.iter().enumerate().filter(|(at, _)| has(MAX_PROTOCOLS + at)).map(|(_, name)| *name);
@@ -202,7 +286,26 @@ mod tests {
     use super::*;
 
     fn decide(table: &AlpnTable, list: &[&str]) -> Decision {
-        table.decide(|| list.iter().map(|name| name.as_bytes()))
+        table.decide(Protocols::ALL, || list.iter().map(|name| name.as_bytes()))
+    }
+
+    #[test]
+    fn what_is_allowed_goes_before_what_is_preferred() {
+        let table = AlpnTable::new(["h2", "http/1.1", "mqtt"]).unwrap();
+        let judge = |allowed: &[usize], list: &[&str]| {
+            let allowed = allowed.iter().copied().collect();
+            let decide = || table.decide(allowed, || list.iter().map(|name| name.as_bytes()));
+            let (first, second) = (decide(), decide());
+            assert_eq!((first.chosen, first.cached, second.cached), (second.chosen, false, true));
+            (first.chosen, Verdict::on(Some(first), allowed))
+        };
+        // The same list under several rules: none is taken for another's.
+        assert_eq!(judge(&[0, 1, 2], &["mqtt", "h2"]), (Some(0), Verdict::Agreed));
+        assert_eq!(judge(&[1, 2], &["mqtt", "h2"]), (Some(2), Verdict::Agreed));
+        assert_eq!(judge(&[1], &["mqtt", "h2"]), (Some(0), Verdict::NotAllowed));
+        assert_eq!(judge(&[1], &["mqtt"]), (Some(2), Verdict::NotAllowed));
+        assert_eq!(judge(&[1], &["ftp"]), (None, Verdict::Mismatch));
+        assert_eq!(Verdict::on(None, Protocols::ALL), Verdict::Absent);
     }
 
     #[test]
@@ -222,7 +325,7 @@ mod tests {
         let second = decide(&table, &["spdy/3.1", "private/9"]);
         assert_eq!((first.chosen, first.cached), (None, false));
         assert_eq!((second.chosen, second.cached), (None, true));
-        assert_eq!(table.offered_label(second.offered), "spdy/3.1,other");
+        assert_eq!(&*table.offered_label(second.offered), "spdy/3.1,other");
     }
 
     #[test]
@@ -259,7 +362,7 @@ mod tests {
             }
         }
         assert!(overflowed);
-        assert_eq!(table.offered_label(OFFERED_OVERFLOW), "overflow");
+        assert_eq!(&*table.offered_label(OFFERED_OVERFLOW), "overflow");
     }
 
     #[test]

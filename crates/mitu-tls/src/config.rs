@@ -23,6 +23,39 @@ pub struct SiteConfig {
     pub names: Vec<String>,
     /// Certificate identifiers, the preferred one for each key type first.
     pub certificates: Vec<String>,
+    pub alpn: AlpnPolicy,
+}
+
+/// Which protocols clients of a site get, and what becomes of those that do not ask for any of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlpnPolicy {
+    pub mode: AlpnMode,
+    /// Indices into the listener's protocols: those that are allowed.
+    pub protocols: Vec<usize>,
+    /// Likewise: what clients without ALPN get; none: they are refused.
+    pub no_alpn: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlpnMode {
+    /// What the others refuse is counted, and served if there is a way to.
+    Observe,
+    /// Clients without ALPN get `no_alpn`.
+    Lenient,
+    /// They are refused.
+    Strict,
+}
+
+impl AlpnMode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Lenient => "lenient",
+            Self::Strict => "strict",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 pub use reason::Reason;
 
+use crate::alpn::Terms;
 use crate::client_hello::Hello;
 use crate::session::Session;
 use crate::stream::{FlightStream, SecureStream};
@@ -42,6 +43,8 @@ pub enum HandshakeError {
     AlpnTakenBack,
     #[error("refused: {0:?}")]
     Refused(AlertDescription),
+    #[error("no protocol: {0}")]
+    NoProtocol(Terms),
     #[error(transparent)]
     Tls(rustls::Error),
     #[error("QUIC: {0}")]
@@ -65,6 +68,23 @@ impl From<io::Error> for HandshakeError {
 }
 
 impl HandshakeError {
+    /// How a client is told of it whose ClientHello is refused.
+    pub fn alert(&self) -> AlertDescription {
+        match self {
+            Self::Refused(alert) => *alert,
+            Self::NoProtocol(_) => AlertDescription::NoApplicationProtocol,
+            _ => AlertDescription::InternalError,
+        }
+    }
+
+    /// What a client that is refused a protocol asked for.
+    pub fn terms(&self) -> Option<&Terms> {
+        match self {
+            Self::NoProtocol(terms) => Some(terms),
+            _ => None,
+        }
+    }
+
     /// What it counts as.
     pub fn reason(&self) -> Reason {
         use rustls::Error as Tls;
@@ -76,7 +96,7 @@ impl HandshakeError {
             Self::RateLimited => Reason::RateLimited,
             Self::ProxyProtocol(_) => Reason::ProxyProtocol,
             Self::AlpnTakenBack => Reason::PeerMisbehaved,
-            Self::Refused(AlertDescription::NoApplicationProtocol) => Reason::NoApplicationProtocol,
+            Self::NoProtocol(_) => Reason::NoApplicationProtocol,
             Self::Refused(AlertDescription::UnrecognisedName) => Reason::UnrecognizedName,
             Self::Refused(AlertDescription::DecodeError) => Reason::NotTls,
             Self::Refused(_) => Reason::Refused,
@@ -179,18 +199,18 @@ pub async fn run(
 }
 
 /// Answers a ClientHello that cannot be served: a fatal alert in the clear (RFC 8446 §6), as no keys exist.
-pub async fn refuse(tcp: TcpStream, alert: AlertDescription) -> Failed {
+pub async fn refuse(tcp: TcpStream, error: HandshakeError) -> Failed {
     const ALERT: u8 = 21;
     const FATAL: u8 = 2;
-    let record = [ALERT, 3, 3, 0, 2, FATAL, u8::from(alert)];
-    tell(tcp, &record, HandshakeError::Refused(alert)).await
+    let record = [ALERT, 3, 3, 0, 2, FATAL, u8::from(error.alert())];
+    tell(tcp, &record, error).await
 }
 
 /// Answers what is no ClientHello as rustls does, which tells what is wrong with it.
 pub async fn refuse_malformed(tcp: TcpStream, hello: Hello) -> Failed {
     match complaint(&hello.into_records()) {
         Some((error, alert)) => tell(tcp, &alert, HandshakeError::Tls(error)).await,
-        None => refuse(tcp, AlertDescription::DecodeError).await,
+        None => refuse(tcp, HandshakeError::Refused(AlertDescription::DecodeError)).await,
     }
 }
 

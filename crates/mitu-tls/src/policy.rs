@@ -55,11 +55,11 @@ impl PreparedPolicy {
         })
     }
 
-    /// The configurations for one certificate and one protocol, in the order of the groups. `ticketer`: none without
-    /// resumption.
+    /// The configurations for one certificate and one protocol, in the order of the groups. `alpn`: none where the
+    /// client's offers are passed over; `ticketer`: none without resumption.
     pub fn server_configs(
         &self,
-        alpn: &str,
+        alpn: Option<&str>,
         certificate: &Certificate,
         ticketer: Option<&Arc<dyn ProducesTickets>>,
     ) -> Result<Box<[Arc<ServerConfig>]>, TlsConfigError> {
@@ -71,7 +71,7 @@ impl PreparedPolicy {
     fn server_config(
         &self,
         provider: &Arc<CryptoProvider>,
-        alpn: &str,
+        alpn: Option<&str>,
         resolver: &Arc<SingleCertAndKey>,
         ticketer: Option<&Arc<dyn ProducesTickets>>,
     ) -> Result<ServerConfig, TlsConfigError> {
@@ -79,7 +79,7 @@ impl PreparedPolicy {
             .with_protocol_versions(&self.versions)?
             .with_client_cert_verifier(self.verifier.clone())
             .with_cert_resolver(resolver.clone());
-        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        config.alpn_protocols = alpn.map(|alpn| alpn.as_bytes().to_vec()).into_iter().collect();
         // The server knows which suite its machine computes fastest; clients list them all as acceptable.
         config.ignore_client_order = true;
         // Stateless tickets only: nothing is stored for a client, so nothing can be filled up by clients.

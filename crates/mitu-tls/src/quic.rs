@@ -19,12 +19,14 @@ use quinn_proto::crypto::{
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectionId, Side, TransportError, TransportErrorCode};
 use rustls::quic::{self, KeyChange, Secrets, ServerConnection, Suite, Version};
-use rustls::{AlertDescription, CipherSuite, HandshakeKind, ServerConfig};
+use rustls::{AlertDescription, CipherSuite, HandshakeKind};
 use rustls_pki_types::CertificateDer;
 
+use crate::alpn::Terms;
 use crate::client_hello::ClientHello;
 use crate::handshake::HandshakeError;
 use crate::policy::suite_name;
+use crate::select::Chosen;
 
 /// The only version that is spoken: that of RFC 9000.
 pub const VERSION: u32 = 1;
@@ -63,18 +65,9 @@ impl Keys {
     }
 }
 
-/// What a ClientHello is answered with.
-#[derive(Debug)]
-pub struct Chosen {
-    /// Index among the selector's prepared configurations.
-    pub prepared: usize,
-    pub protocol: usize,
-    pub config: Arc<ServerConfig>,
-}
-
 /// Who chooses.
 pub trait Choose: Send + Sync + 'static {
-    fn choose(&self, hello: &ClientHello<'_>) -> Result<Chosen, AlertDescription>;
+    fn choose(&self, hello: &ClientHello<'_>) -> Result<Chosen, HandshakeError>;
 }
 
 /// One connection's handshake: QUIC is given this as its TLS, and it tells afterwards what came of it.
@@ -98,6 +91,7 @@ pub struct Outcome {
 pub struct Negotiated {
     pub prepared: usize,
     pub protocol: usize,
+    pub terms: Terms,
     /// In lower case.
     pub server_name: Option<Arc<str>>,
     /// The suite's IANA name.
@@ -176,6 +170,7 @@ struct Tls {
     connection: ServerConnection,
     prepared: usize,
     protocol: usize,
+    terms: Terms,
 }
 
 impl Session {
@@ -209,15 +204,15 @@ impl Session {
             return Ok(false);
         }
         let begun = Instant::now();
-        let hello = ClientHello::parse(body).ok_or(AlertDescription::DecodeError);
+        let hello = ClientHello::parse(body).ok_or(HandshakeError::Refused(AlertDescription::DecodeError));
         let chosen = hello.and_then(|hello| self.handshake.choose.choose(&hello));
         self.handshake.outcome.lock().select += begun.elapsed();
-        let Chosen { prepared, protocol, config } = chosen.map_err(|alert| self.refused(alert))?;
+        let Chosen { prepared, protocol, config, terms, .. } = chosen.map_err(|error| self.unserved(error))?;
         let Stage::Hello { received, parameters } = &mut self.stage else { return Ok(false) };
         let (received, parameters) = (std::mem::take(received), std::mem::take(parameters));
         let connection =
             ServerConnection::new(config, Version::V1, parameters).map_err(|error| self.failed(error, None))?;
-        self.stage = Stage::Tls(Box::new(Tls { connection, prepared, protocol }));
+        self.stage = Stage::Tls(Box::new(Tls { connection, prepared, protocol, terms }));
         self.read(&received).map(|()| true)
     }
 
@@ -230,7 +225,12 @@ impl Session {
     }
 
     fn refused(&self, alert: AlertDescription) -> TransportError {
-        self.end(HandshakeError::Refused(alert), Some(alert))
+        self.unserved(HandshakeError::Refused(alert))
+    }
+
+    fn unserved(&self, error: HandshakeError) -> TransportError {
+        let alert = error.alert();
+        self.end(error, Some(alert))
     }
 
     fn failed(&self, error: rustls::Error, alert: Option<AlertDescription>) -> TransportError {
@@ -258,10 +258,11 @@ impl crypto::Session for Session {
     }
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
-        let Tls { connection, prepared, protocol } = self.tls()?;
+        let Tls { connection, prepared, protocol, terms } = self.tls()?;
         Some(Box::new(Negotiated {
             prepared: *prepared,
             protocol: *protocol,
+            terms: terms.clone(),
             server_name: connection.server_name().map(Arc::from),
             cipher: connection.negotiated_cipher_suite().map_or("", |suite| suite_name(&suite)),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),

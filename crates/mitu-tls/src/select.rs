@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use rustls::{AlertDescription, ServerConfig, SupportedCipherSuite};
 
-use crate::alpn::{AlpnTable, Decision};
+use crate::alpn::{AlpnTable, Decision, Protocols, Terms, Verdict};
 use crate::certificate::{Certificate, Certificates, KeyType};
 use crate::client_hello::ClientHello;
-use crate::config::{Provider, SiteConfig, TlsPolicy};
+use crate::config::{AlpnMode, Provider, SiteConfig, TlsPolicy};
 use crate::error::{Secrets, TlsConfigError};
 use crate::group::Groups;
+use crate::handshake::HandshakeError;
 use crate::policy::PreparedPolicy;
 use crate::server_name::ServerNameTable;
 use crate::ticket::{TicketScope, Ticketers};
@@ -22,16 +23,36 @@ use crate::ticket::{TicketScope, Ticketers};
 pub struct Selector {
     pub alpn: AlpnTable,
     names: ServerNameTable,
-    /// As ALPN decides: the protocol's place among those that are offered.
-    no_alpn: Option<usize>,
+    rules: Vec<Rules>,
     sites: Vec<Site>,
     prepared: Vec<Prepared>,
 }
 
-/// Where in `prepared` each protocol's configurations are, one for each certificate.
+/// An ALPN policy, its protocols by their place among those that are offered. Sites share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rules {
+    mode: AlpnMode,
+    allowed: Protocols,
+    no_alpn: Option<usize>,
+}
+
+impl Rules {
+    /// Whether a client can come to have this protocol.
+    fn serve(&self, protocol: usize) -> bool {
+        self.mode == AlpnMode::Observe || self.allowed.contain(protocol) || self.no_alpn == Some(protocol)
+    }
+}
+
 #[derive(Debug)]
 struct Site {
+    /// The first server name, for labels.
+    name: Arc<str>,
+    /// Index into the selector's.
+    rules: usize,
+    /// Where in `prepared` each protocol's configurations are, one for each certificate. Empty: nobody gets it.
     protocols: Vec<Range<usize>>,
+    /// The same for a client whose offers are passed over.
+    unasked: Option<Range<usize>>,
 }
 
 /// TLS configurations, ready to run, for one (site, protocol, certificate).
@@ -57,15 +78,35 @@ pub struct Selection<'a> {
     pub config: &'a Arc<ServerConfig>,
     /// Whether the client has sent no key for the group, so that it is asked for another ClientHello.
     pub retries: bool,
-    /// None: the client has no ALPN extension.
-    pub alpn: Option<Decision>,
+    pub asked: Asked,
 }
 
 /// Why a ClientHello cannot be served.
 #[derive(Debug)]
 pub struct Refusal {
-    pub alert: AlertDescription,
-    pub alpn: Option<Decision>,
+    pub error: HandshakeError,
+    pub asked: Asked,
+}
+
+/// What a ClientHello is answered with, whatever became of the selector meanwhile.
+#[derive(Debug)]
+pub struct Chosen {
+    /// Index into [`Selector::prepared`].
+    pub prepared: usize,
+    pub protocol: usize,
+    pub config: Arc<ServerConfig>,
+    pub retries: bool,
+    pub terms: Terms,
+}
+
+/// What a client asked for, and what was found of that.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// Index of the site; none: an unknown name that is refused.
+    pub site: Option<usize>,
+    /// None: the client has no ALPN extension.
+    pub decision: Option<Decision>,
+    pub verdict: Verdict,
 }
 
 /// What a selector is built from.
@@ -74,8 +115,6 @@ pub struct SelectorConfig<'a> {
     pub listener: &'a str,
     /// Most preferred first.
     pub protocols: Vec<Offer<'a>>,
-    /// Index of the protocol for a client without ALPN.
-    pub no_alpn: Option<usize>,
     pub sites: &'a [SiteConfig],
     pub default_site: Option<usize>,
 }
@@ -102,38 +141,59 @@ impl Selector {
             .iter()
             .map(|offer| PreparedPolicy::new(offer.policy, offer.alpn, secrets))
             .collect::<Result<Vec<_>, _>>()?;
+        let mut rules = Vec::new();
         let mut sites = Vec::with_capacity(config.sites.len());
         let mut prepared = Vec::with_capacity(config.sites.len() * policies.len());
         for site in config.sites {
+            let own = config.rules(site);
             let mut blocks = Vec::with_capacity(policies.len());
+            let mut unasked = None;
             let name: Arc<str> = site.names.first().map_or("default", String::as_str).into();
-            for (&Offer { index: protocol, alpn, policy }, ready) in config.protocols.iter().zip(&policies) {
+            for (place, (&Offer { index: protocol, alpn, policy }, ready)) in
+                config.protocols.iter().zip(&policies).enumerate()
+            {
+                if !own.serve(place) {
+                    blocks.push(0..0);
+                    continue;
+                }
                 let ticketer = if policy.tickets == 0 {
                     None
                 } else {
                     let scope = TicketScope::new(config.listener, &site.names, alpn, policy, secrets)?;
                     Some(ticketers.get(scope, previous))
                 };
-                let first = prepared.len();
-                for certificate in site_certificates(site, certificates, policy.provider)? {
-                    prepared.push(Prepared {
-                        configs: ready.server_configs(alpn, &certificate, ticketer.as_ref())?,
-                        groups: ready.groups.clone(),
-                        protocol,
-                        site: name.clone(),
-                        key_type: certificate.key_type,
-                        certificate,
-                        suites: ready.suites.clone(),
-                    });
+                let certificates = site_certificates(site, certificates, policy.provider)?;
+                let mut prepare = |alpn: Option<&str>| {
+                    let first = prepared.len();
+                    for certificate in &certificates {
+                        prepared.push(Prepared {
+                            configs: ready.server_configs(alpn, certificate, ticketer.as_ref())?,
+                            groups: ready.groups.clone(),
+                            protocol,
+                            site: name.clone(),
+                            key_type: certificate.key_type,
+                            certificate: certificate.clone(),
+                            suites: ready.suites.clone(),
+                        });
+                    }
+                    Ok::<_, TlsConfigError>(first..prepared.len())
+                };
+                blocks.push(prepare(Some(alpn))?);
+                if own.mode == AlpnMode::Observe && own.no_alpn == Some(place) {
+                    unasked = Some(prepare(None)?);
                 }
-                blocks.push(first..prepared.len());
             }
-            sites.push(Site { protocols: blocks });
+            let known = rules.iter().position(|known| *known == own);
+            let rules = known.unwrap_or_else(|| {
+                rules.push(own);
+                rules.len() - 1
+            });
+            sites.push(Site { name, rules, protocols: blocks, unasked });
         }
         Ok(Self {
             alpn: AlpnTable::new(config.protocols.iter().map(|offer| offer.alpn))?,
             names: ServerNameTable::new(config.sites, config.default_site)?,
-            no_alpn: config.protocols.iter().position(|offer| Some(offer.index) == config.no_alpn),
+            rules,
             sites,
             prepared,
         })
@@ -144,19 +204,43 @@ impl Selector {
         &self.prepared
     }
 
+    /// How many ALPN policies its sites have, and the one of a site.
+    pub fn policies(&self) -> usize {
+        self.rules.len()
+    }
+
+    pub fn policy(&self, site: usize) -> usize {
+        self.sites[site].rules
+    }
+
+    /// How many sites there are, and how one is called: its first server name, and its mode.
+    pub fn sites(&self) -> usize {
+        self.sites.len()
+    }
+
+    pub fn site(&self, site: usize) -> (&str, AlpnMode) {
+        let Site { name, rules, .. } = &self.sites[site];
+        (name, self.rules[*rules].mode)
+    }
+
+    /// On what terms a client has what it asked for.
+    fn terms(&self, asked: &Asked) -> Terms {
+        let offered = asked.decision.filter(|_| asked.verdict != Verdict::Agreed);
+        let offered = offered.map(|decision| self.alpn.offered_label(decision.offered));
+        Terms { verdict: asked.verdict, offered }
+    }
+
     pub fn select(&self, hello: &ClientHello<'_>) -> Result<Selection<'_>, Refusal> {
-        let (alpn, protocol) = match hello.alpn() {
-            Some(_) => {
-                let decision = self.alpn.decide(|| hello.alpn().into_iter().flatten());
-                (Some(decision), decision.chosen)
-            }
-            None => (None, self.no_alpn),
-        };
-        let refuse = |alert| Refusal { alert, alpn };
-        let site = self.names.find(hello.server_name.as_deref()).and_then(|site| self.sites.get(site));
-        let site = site.ok_or_else(|| refuse(AlertDescription::UnrecognisedName))?;
-        let protocol = protocol.ok_or_else(|| refuse(AlertDescription::NoApplicationProtocol))?;
-        let mut block = site.protocols[protocol].clone();
+        let found = self.names.find(hello.server_name.as_deref()).filter(|&site| site < self.sites.len());
+        let allowed = found.map_or(Protocols::ALL, |site| self.rules[self.sites[site].rules].allowed);
+        let decide = || self.alpn.decide(allowed, || hello.alpn().into_iter().flatten());
+        let decision = hello.alpn().is_some().then(decide);
+        let asked = Asked { site: found, decision, verdict: Verdict::on(decision, allowed) };
+        let refuse = |error| Refusal { error, asked };
+        let unknown = || refuse(HandshakeError::Refused(AlertDescription::UnrecognisedName));
+        let site = found.map(|site| &self.sites[site]).ok_or_else(unknown)?;
+        let block = self.block(site, &asked);
+        let mut block = block.ok_or_else(|| refuse(HandshakeError::NoProtocol(self.terms(&asked))))?;
         let first = block.start;
         let suits = |&index: &usize| self.prepared[index].certificate.suits(hello, &self.prepared[index].suites);
         // Where nothing suits, rustls says so to the client in its own words, on the first certificate.
@@ -164,7 +248,42 @@ impl Selector {
         let prepared = &self.prepared[index];
         let group = prepared.groups.choose(hello);
         let retries = prepared.groups.retries(group, hello);
-        Ok(Selection { index, prepared, config: &prepared.configs[group], retries, alpn })
+        Ok(Selection { index, prepared, config: &prepared.configs[group], retries, asked })
+    }
+
+    /// The configurations that a site has for a client; none: it is refused.
+    fn block(&self, site: &Site, asked: &Asked) -> Option<Range<usize>> {
+        let rules = &self.rules[site.rules];
+        let protocol = match asked.verdict {
+            Verdict::Agreed => asked.decision?.chosen,
+            Verdict::NotAllowed => asked.decision?.chosen.filter(|_| rules.mode == AlpnMode::Observe),
+            Verdict::Absent => rules.no_alpn,
+            Verdict::Mismatch => return site.unasked.clone(),
+        };
+        Some(site.protocols[protocol?].clone())
+    }
+}
+
+impl Selection<'_> {
+    pub fn chosen(&self, selector: &Selector) -> Chosen {
+        Chosen {
+            prepared: self.index,
+            protocol: self.prepared.protocol,
+            config: self.config.clone(),
+            retries: self.retries,
+            terms: selector.terms(&self.asked),
+        }
+    }
+}
+
+impl SelectorConfig<'_> {
+    fn rules(&self, site: &SiteConfig) -> Rules {
+        let place = |index: usize| self.protocols.iter().position(|offer| offer.index == index);
+        Rules {
+            mode: site.alpn.mode,
+            allowed: site.alpn.protocols.iter().filter_map(|&index| place(index)).collect(),
+            no_alpn: site.alpn.no_alpn.and_then(place),
+        }
     }
 }
 

@@ -35,11 +35,13 @@ impl ServerNameTable {
 
     /// The index of the site for `name`, which must be lower case.
     pub fn find(&self, name: Option<&str>) -> Option<usize> {
-        name.and_then(|name| {
-            let wildcard = || name.find('.').and_then(|dot| self.wildcard.get(&name[dot..]));
-            self.exact.get(name).or_else(wildcard).copied()
-        })
-        .or(self.default)
+        name.and_then(|name| self.named(name)).or(self.default)
+    }
+
+    /// The same, but none for a name that no site has.
+    pub fn named(&self, name: &str) -> Option<usize> {
+        let wildcard = || name.find('.').and_then(|dot| self.wildcard.get(&name[dot..]));
+        self.exact.get(name).or_else(wildcard).copied()
     }
 }
 
@@ -47,9 +49,11 @@ impl ServerNameTable {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::config::{AlpnMode, AlpnPolicy};
 
     fn site(names: &[&str]) -> SiteConfig {
-        SiteConfig { names: names.iter().map(ToString::to_string).collect(), certificates: vec![] }
+        let alpn = AlpnPolicy { mode: AlpnMode::Lenient, protocols: vec![], no_alpn: None };
+        SiteConfig { names: names.iter().map(ToString::to_string).collect(), certificates: vec![], alpn }
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use mitu_tls::certificate::load_all;
 use mitu_tls::client_hello;
 use mitu_tls::config::{
-    CertificateConfig, ClientAuthConfig, PostQuantum, Provider, SiteConfig, TicketsConfig, TlsPolicy, Version,
+    AlpnMode, AlpnPolicy, CertificateConfig, ClientAuthConfig, PostQuantum, Provider, SiteConfig, TicketsConfig,
+    TlsPolicy, Version,
 };
 use mitu_tls::error::Secrets;
 use mitu_tls::handshake::{self, Clock, Failed};
@@ -72,7 +73,7 @@ async fn accept(mut tcp: TcpStream, selector: &Selector) -> Result<Chosen, Faile
     let resumes = hello.resumes;
     let (prepared, config, retries) = match selector.select(&hello) {
         Ok(selection) => (selection.index, selection.config.clone(), selection.retries),
-        Err(refusal) => return Err(handshake::refuse(tcp, refusal.alert).await),
+        Err(refusal) => return Err(handshake::refuse(tcp, refusal.error).await),
     };
     let (mut crypto, mut client_flight) = Default::default();
     let clock = Clock::start(&mut crypto, &mut client_flight);
@@ -152,34 +153,45 @@ fn policy(provider: Provider, min_version: Version, client_auth: ClientAuthConfi
     }
 }
 
+/// A policy that lets every protocol be, `count` of them.
+fn lenient(count: usize, no_alpn: Option<usize>) -> AlpnPolicy {
+    AlpnPolicy { mode: AlpnMode::Lenient, protocols: (0..count).collect(), no_alpn }
+}
+
 /// `h2` wants TLS 1.3, `mqtt` allows 1.2 and a client certificate, `private/1` demands one.
 fn selector(pki: &Pki, no_alpn: Option<usize>, default_site: Option<usize>) -> Selector {
+    selector_with(pki, [lenient(3, no_alpn), lenient(3, no_alpn)], default_site)
+}
+
+/// `alpn`: of `a.test` and `b.test`.
+fn selector_with(pki: &Pki, alpn: [AlpnPolicy; 2], default_site: Option<usize>) -> Selector {
     let ca = || "ca".to_owned();
     let policies = [
         ("h2", policy(pki.provider, Version::Tls13, ClientAuthConfig::None)),
         ("mqtt", policy(pki.provider, Version::Tls12, ClientAuthConfig::Optional { ca: ca() })),
         ("private/1", policy(pki.provider, Version::Tls13, ClientAuthConfig::Required { ca: ca() })),
     ];
-    selector_of(pki, &policies, no_alpn, default_site)
+    selector_of(pki, &policies, alpn, default_site)
 }
 
 fn selector_of(
     pki: &Pki,
     policies: &[(&str, TlsPolicy)],
-    no_alpn: Option<usize>,
+    alpn: [AlpnPolicy; 2],
     default_site: Option<usize>,
 ) -> Selector {
     let certificates = load_all(&pki.certificates, &pki.secrets, [pki.provider]).unwrap();
-    let site = |name: &str| SiteConfig {
+    let site = |name: &str, alpn: AlpnPolicy| SiteConfig {
+        alpn,
         names: vec![name.to_owned()],
         certificates: pki.certificates.iter().map(|certificate| certificate.id.clone()).collect(),
     };
+    let [a, b] = alpn;
     let offers = policies.iter().enumerate().map(|(index, (alpn, policy))| Offer { index, alpn, policy });
     let config = SelectorConfig {
         listener: "edge",
         protocols: offers.collect(),
-        no_alpn,
-        sites: &[site("a.test"), site("b.test")],
+        sites: &[site("a.test", a), site("b.test", b)],
         default_site,
     };
     let tickets =
@@ -346,7 +358,8 @@ async fn the_group_is_one_the_client_has_a_key_for_unless_the_hybrid_is_preferre
             make("off", PostQuantum::Off, &[]),
             make("listed", PostQuantum::Allow, &["secp384r1", "X25519"]),
         ];
-        let (address, outcomes) = serve(selector_of(&pki, &policies, None, Some(0))).await;
+        let (address, outcomes) =
+            serve(selector_of(&pki, &policies, [lenient(4, None), lenient(4, None)], Some(0))).await;
         let tls12 = &[&rustls::version::TLS12][..];
         for (alpn, groups, versions, group, retried) in [
             ("prefer", &[X25519MLKEM768, X25519][..], rustls::ALL_VERSIONS, HYBRID, false),
@@ -409,6 +422,53 @@ async fn nothing_in_common_is_an_alert_and_no_alpn_a_setting() {
         let refused = connect(address, "a.test", silent.config()).await.unwrap_err();
         assert_eq!(refused, Error::AlertReceived(AlertDescription::NoApplicationProtocol));
         assert_eq!(last(&outcomes).await, Err("no_application_protocol"));
+    }
+}
+
+/// What a client of `name` gets under each mode: the protocol that TLS has agreed on, and the one that it is served.
+#[tokio::test]
+async fn each_server_name_has_its_own_alpn_policy() {
+    let pki = pki(AWS_LC);
+    let policy = |mode, protocols: &[usize], no_alpn| AlpnPolicy { mode, protocols: protocols.to_vec(), no_alpn };
+    let (refused, agreed) = (None, |alpn: &str, protocol| Some((Some(alpn.to_owned()), protocol)));
+    let unasked = |protocol| Some((None, protocol));
+    // Offers of `h2`; of `mqtt`; of `h2` and `mqtt`; of something else; none.
+    let offers: [&[&str]; 5] = [&["h2"], &["mqtt"], &["h2", "mqtt"], &["ftp"], &[]];
+    let cases = [
+        (
+            policy(AlpnMode::Strict, &[1], None),
+            [refused.clone(), agreed("mqtt", 1), agreed("mqtt", 1), refused.clone(), refused.clone()],
+        ),
+        (
+            policy(AlpnMode::Lenient, &[1], Some(1)),
+            [refused.clone(), agreed("mqtt", 1), agreed("mqtt", 1), refused.clone(), unasked(1)],
+        ),
+        (
+            policy(AlpnMode::Observe, &[1], Some(0)),
+            [agreed("h2", 0), agreed("mqtt", 1), agreed("mqtt", 1), unasked(0), unasked(0)],
+        ),
+        (
+            policy(AlpnMode::Observe, &[0, 1], None),
+            [agreed("h2", 0), agreed("mqtt", 1), agreed("h2", 0), refused.clone(), refused],
+        ),
+    ];
+    for (policy, expected) in cases {
+        let (address, outcomes) = serve(selector_with(&pki, [lenient(3, Some(0)), policy.clone()], Some(0))).await;
+        for (alpn, expected) in offers.into_iter().zip(expected) {
+            let client = Client { alpn, ..Client::default() };
+            let found = match connect(address, "b.test", client.config()).await {
+                Ok(negotiated) => Some((negotiated, last(&outcomes).await.unwrap().protocol)),
+                Err(error) => {
+                    assert_eq!(error, Error::AlertReceived(AlertDescription::NoApplicationProtocol));
+                    assert_eq!(last(&outcomes).await, Err("no_application_protocol"));
+                    None
+                }
+            };
+            assert_eq!(found, expected, "{policy:?} {alpn:?}");
+            // The other site is as it was.
+            let other = connect(address, "a.test", Client { alpn: &["h2"], ..Client::default() }.config()).await;
+            assert_eq!((other.unwrap().as_deref(), last(&outcomes).await.unwrap().protocol), (Some("h2"), 0));
+        }
     }
 }
 

@@ -110,7 +110,7 @@ fn all_combinations_shake_hands() {
         for (id, _) in KEYS {
             let certificate = &all[&provider][id];
             assert_eq!(certificate.key_type.name(), id);
-            let configs = prepared.server_configs("h2", certificate, None).unwrap();
+            let configs = prepared.server_configs(Some("h2"), certificate, None).unwrap();
             for peer in AVAILABLE.iter().map(|peer| base_provider(*peer).unwrap()) {
                 let algorithm = certificate.key.key.algorithm();
                 let fits = |suite: &&SupportedCipherSuite| suite.usable_for_signature_algorithm(algorithm);

@@ -11,15 +11,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from mitu.config.alpn_policy import alpn_policy
 from mitu.config.certificates import Inspector, Pair, covered
 from mitu.config.compile_routes import compile_routes
 from mitu.config.connection_limits import connection_limits, kept_files
 from mitu.config.diagnostic import Diagnostic, Loc, Report
-from mitu.config.listeners import Listener, Protocol
+from mitu.config.listeners import Listener, Protocol, SiteSettings
 from mitu.config.model import Config, Handshakes, Rate
 from mitu.config.policy import Policy, effective
-from mitu.config.resolve import effective_no_alpn
-from mitu.config.sites import DEAR, Candidate, dear_certificates, derive_sites
+from mitu.config.sites import DEAR, Candidate, dear_certificates, default_site, derive_sites
 from mitu.config.tickets import ticket_settings
 from mitu.config.types import split_host_port
 from mitu.config.upstreams import Balancer, Upstream
@@ -137,7 +137,7 @@ class Compiler:
         }
 
     def _listener(self, listener: Listener, loc: Loc, connections: int) -> dict[str, Any]:
-        sites = self._sites(listener, loc)
+        sites, default = self._sites(listener, loc)
         limits, timeouts = listener.limits, listener.timeouts
         if connections < limits.connections and "connections" in limits.model_fields_set:
             message = (
@@ -155,10 +155,9 @@ class Compiler:
             "protocols": [
                 self._protocol(listener, one, (*loc, "protocols", at)) for at, one in enumerate(listener.protocols)
             ],
-            "no_alpn": no_alpn(listener),
             "alt_svc": _alt_svc(listener),
             "sites": sites,
-            "default_site": 0 if sites and listener.tls.unknown_name == "default" else None,
+            "default_site": default,
             "routes": compile_routes(listener.routes, _source_prefix(self.config.handshakes)),
             "limits": {
                 "connections": connections,
@@ -230,7 +229,8 @@ class Compiler:
         self.secrets[entry["key"]] = pair.key
         return identifier
 
-    def _sites(self, listener: Listener, loc: Loc) -> list[dict[str, Any]]:
+    def _sites(self, listener: Listener, loc: Loc) -> tuple[list[dict[str, Any]], int | None]:
+        """The sites, and which of them unknown names lead to."""
         candidates = []
         for at, one in enumerate(listener.tls.certificates):
             where: Loc = (*loc, "tls", "certificates", at)
@@ -245,7 +245,8 @@ class Compiler:
                         "W007", f"'{name}' is not among the certificate's names", (*where, "names"), hint=hint
                     )
             candidates.append(Candidate(identifier, pair.key_type, one.names or pair.names))
-        sites = derive_sites(candidates)
+        sites = derive_sites(candidates, [one.names for one in listener.sites])
+        self._check_site_names(listener, candidates, loc)
         served = {identifier for site in sites for identifier in site.certificates}
         dear = dear_certificates(sites, candidates)
         for at, one in enumerate(listener.tls.certificates):
@@ -258,7 +259,29 @@ class Compiler:
                 message = f"full handshakes with '{one.certificate.name}' are dear: {DEAR[kind]}"
                 hint = "put a P-256 certificate for the same names beside it; 'mitu crypto' measures it here"
                 self.findings.add("W012", message, where, hint=hint)
-        return [{"names": list(site.names), "certificates": list(site.certificates)} for site in sites]
+        default = None
+        if sites and listener.tls.unknown_name == "default":
+            sites, default = default_site(sites)
+        return [
+            {
+                "names": list(site.names),
+                "certificates": list(site.certificates),
+                "alpn": _alpn(listener, None if site.settings is None else listener.sites[site.settings]),
+            }
+            for site in sites
+        ], default
+
+    def _check_site_names(self, listener: Listener, candidates: list[Candidate], loc: Loc) -> None:
+        if len(candidates) < len(listener.tls.certificates):
+            return
+        known = tuple(name for one in candidates for name in one.names)
+        for at, site in enumerate(listener.sites):
+            for index, name in enumerate(site.names):
+                if not covered(name, known) and not any(covered(one, (name,)) for one in known):
+                    hint = f"there are certificates for {', '.join(known[:8])}"
+                    self.findings.add(
+                        "E092", f"no certificate is for '{name}'", (*loc, "sites", at, "names", index), hint=hint
+                    )
 
     def _upstream(self, upstream: Upstream, loc: Loc) -> dict[str, Any]:
         return {
@@ -307,11 +330,14 @@ def _alt_svc(listener: Listener) -> dict[str, Any] | None:
     return {"port": settings.port, "max_age_s": int(settings.max_age.total_seconds())}
 
 
-def no_alpn(listener: Listener) -> int | None:
-    """Index of the protocol for clients without ALPN; None: they are refused."""
+def _alpn(listener: Listener, site: SiteSettings | None) -> dict[str, Any]:
+    policy = alpn_policy(listener, site)
     names = [protocol.alpn for protocol in listener.protocols]
-    wanted = effective_no_alpn(listener)
-    return names.index(wanted) if wanted in names else None
+    return {
+        "mode": policy.mode,
+        "protocols": [names.index(name) for name in policy.protocols],
+        "no_alpn": names.index(policy.no_alpn) if policy.no_alpn in names else None,
+    }
 
 
 def socket_address(bind: str) -> str:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from mitu.config.base import Model
 from mitu.config.routes import Route
 from mitu.config.tls import ListenerTls, TlsSettings
-from mitu.config.types import Alpn, Bind, Bool, DurationRange, Handler, IntRange, Name, Network, SizeRange
+from mitu.config.types import (
+    Alpn,
+    Bind,
+    Bool,
+    DurationRange,
+    Handler,
+    HostPattern,
+    IntRange,
+    Name,
+    Network,
+    SizeRange,
+)
 
 HTTP_PROTOCOLS = ("h3", "h2", "http/1.1")
 H3 = "h3"
+
+AlpnMode = Literal["observe", "lenient", "strict"]
 
 
 class Protocol(Model):
@@ -39,6 +52,24 @@ class Protocol(Model):
     def is_quic(self) -> bool:
         """Served on UDP."""
         return self.alpn == H3 and self.is_http
+
+
+class SiteSettings(Model):
+    """What differs from the listener's ALPN settings for some server names."""
+
+    names: tuple[HostPattern, ...] = Field(
+        description="Server names; an exact one goes before a wildcard. A certificate is needed for each."
+    )
+    alpn_mode: AlpnMode | None = Field(default=None, description="The listener's when left out.")
+    protocols: tuple[Alpn, ...] | None = Field(
+        default=None,
+        description="Those of the listener's protocols that clients of these names get; all of them when left out.",
+    )
+    no_alpn: Alpn | None = Field(
+        default=None,
+        description="The protocol for clients without the ALPN extension, or `refuse`; the listener's when left out,"
+        " if it is among `protocols`.",
+    )
 
 
 class ProxyProtocol(Model):
@@ -119,6 +150,15 @@ class Listener(Model):
         default=None,
         description="The protocol for clients without the ALPN extension, or `refuse`. When left out: `http/1.1` if"
         " it is served, else `refuse`.",
+    )
+    alpn_mode: AlpnMode = Field(
+        default="lenient",
+        description="Clients whose ALPN does not lead to a protocol. `lenient`: those without ALPN get `no_alpn`,"
+        " those that have nothing in common are refused; `strict`: both are refused; `observe`: both get `no_alpn`,"
+        " and what `strict` would refuse is counted.",
+    )
+    sites: tuple[SiteSettings, ...] = Field(
+        default=(), description="What differs for some server names; everybody else gets what the listener says."
     )
     tls: ListenerTls = Field(description="Certificates and TLS settings.")
     alt_svc: AltSvc = Field(default=AltSvc(), description="What h1 and h2 responses say of h3.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from mitu.config.alpn_policy import alpn_policy, effective_no_alpn
 from mitu.config.compile_routes import route_names
 from mitu.config.listeners import Listener, Protocol
 from mitu.config.model import Config
@@ -32,6 +33,9 @@ def resolved(config: Config) -> dict[str, Any]:
 
 def _listener(listener: Listener, form: dict[str, Any]) -> None:
     form["no_alpn"] = effective_no_alpn(listener)
+    for site, one in zip(listener.sites, form["sites"], strict=True):
+        policy = alpn_policy(listener, site)
+        one |= {"alpn_mode": policy.mode, "protocols": list(policy.protocols), "no_alpn": policy.no_alpn}
     for protocol, one in zip(listener.protocols, form["protocols"], strict=True):
         one["tls"] = _policy(listener, protocol)
     for name, route, one in zip(route_names(listener.routes), listener.routes, form["routes"], strict=True):
@@ -39,14 +43,6 @@ def _listener(listener: Listener, form: dict[str, Any]) -> None:
         if route.upstream is not None and route.timeout is None:
             one["timeout"] = format_duration(DEFAULT_TIMEOUT)
         one["match"] = {key: value for key, value in one["match"].items() if value}
-
-
-def effective_no_alpn(listener: Listener) -> str:
-    """The protocol of clients without ALPN, or `refuse`."""
-    if listener.no_alpn is not None:
-        return listener.no_alpn
-    served = any(one.alpn == "http/1.1" and one.is_http for one in listener.protocols)
-    return "http/1.1" if served else "refuse"
 
 
 def _policy(listener: Listener, protocol: Protocol) -> dict[str, Any]:

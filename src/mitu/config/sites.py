@@ -1,4 +1,4 @@
-"""Which certificates each server name gets."""
+"""Which certificates and settings each server name gets."""
 
 from __future__ import annotations
 
@@ -28,22 +28,42 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Names that share their certificates, one for each kind of key."""
+    """Names that share their certificates, one for each kind of key, and their settings."""
 
     names: tuple[str, ...]
     certificates: tuple[str, ...]
+    settings: int | None = None
+    """Index of those that name them; None: the listener's."""
 
 
-def derive_sites(candidates: Sequence[Candidate]) -> tuple[Site, ...]:
-    """Sites in the order of the certificates; the first one is the first certificate's.
+def derive_sites(candidates: Sequence[Candidate], settings: Sequence[tuple[str, ...]] = ()) -> tuple[Site, ...]:
+    """Sites in the order of the certificates; the first one is the first certificate's. `settings`: the names of each.
 
     A name gets the certificates that list it, then those whose wildcard covers it for kinds of keys (RSA, ECDSA)
-    still missing: a client that cannot use the exact certificate is still served.
+    still missing: a client that cannot use the exact certificate is still served. A name that only settings list has
+    a site where a certificate covers it.
     """
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for name in dict.fromkeys(name for one in candidates for name in one.names):
-        groups.setdefault(_certificates(name, candidates), []).append(name)
-    return tuple(Site(tuple(names), certificates) for certificates, names in groups.items())
+    known = tuple(name for one in candidates for name in one.names)
+    listed = (name for names in settings for name in names if covered(name, known))
+    groups: dict[tuple[tuple[str, ...], int | None], list[str]] = {}
+    for name in dict.fromkeys((*known, *listed)):
+        groups.setdefault((_certificates(name, candidates), _settings(name, settings)), []).append(name)
+    return tuple(Site(tuple(names), certificates, own) for (certificates, own), names in groups.items())
+
+
+def default_site(sites: tuple[Site, ...]) -> tuple[tuple[Site, ...], int]:
+    """Where unknown names lead to: the first certificate, under the listener's settings. Added where there is none."""
+    wanted = Site((), sites[0].certificates)
+    for at, site in enumerate(sites):
+        if (site.certificates, site.settings) == (wanted.certificates, None):
+            return sites, at
+    return (*sites, wanted), len(sites)
+
+
+def _settings(name: str, settings: Sequence[tuple[str, ...]]) -> int | None:
+    exact = [at for at, names in enumerate(settings) if name in names]
+    wildcard = [at for at, names in enumerate(settings) if covered(name, names)]
+    return next(iter((*exact, *wildcard)), None)
 
 
 def _certificates(name: str, candidates: Sequence[Candidate]) -> tuple[str, ...]:

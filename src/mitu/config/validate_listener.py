@@ -21,6 +21,7 @@ def check_listener(findings: Findings, listener: Listener, loc: Loc) -> None:
     _check_protocols(findings, listener, loc)
     _check_http(findings, listener, loc)
     _check_no_alpn(findings, listener, loc)
+    _check_sites(findings, listener, loc)
     _check_tls(findings, listener, loc)
 
 
@@ -89,6 +90,45 @@ def _check_no_alpn(findings: Findings, listener: Listener, loc: Loc) -> None:
         allowed=allowed,
         nearest=nearest(str(listener.no_alpn), allowed),
     )
+
+
+def _check_sites(findings: Findings, listener: Listener, loc: Loc) -> None:
+    """Every server name is settled once, with protocols that there are."""
+    served = tuple(protocol.alpn for protocol in listener.protocols)
+    on_tcp = tuple(protocol.alpn for protocol in listener.protocols if not protocol.is_quic)
+    seen: set[str] = set()
+    for at, site in enumerate(listener.sites):
+        where = (*loc, "sites", at)
+        if not site.names and findings.complete(*where):
+            findings.add("E023", "these settings are for no server name", (*where, "names"))
+        for index, name in enumerate(site.names):
+            if name in seen:
+                findings.add("E041", f"'{name}' has settings already", (*where, "names", index))
+            seen.add(name)
+        if not findings.complete(*loc, "protocols") or not findings.complete(*where):
+            continue
+        if site.protocols == ():
+            findings.add("E023", "an empty list allows nothing", (*where, "protocols"), hint="leave it out for all")
+        for index, name in enumerate(site.protocols or ()):
+            if name not in served:
+                message = f"'{name}' is not among the listener's protocols"
+                closest = nearest(name, served)
+                findings.add(
+                    "E044", message, (*where, "protocols", index), found=name, allowed=served, nearest=closest
+                )
+        mode = site.alpn_mode or listener.alpn_mode
+        if site.no_alpn in (None, "refuse"):
+            continue
+        if mode == "strict":
+            hint = "clients without ALPN are refused; leave no_alpn out, or set alpn_mode to lenient"
+            findings.add("E022", f"no_alpn is '{site.no_alpn}', but alpn_mode is strict", where, hint=hint)
+            continue
+        possible = [name for name in on_tcp if mode == "observe" or name in (site.protocols or served)]
+        if site.no_alpn not in possible:
+            message = f"no_alpn names '{site.no_alpn}', which is not among the site's protocols on TCP"
+            allowed = (*dict.fromkeys(possible), "refuse")
+            closest = nearest(str(site.no_alpn), allowed)
+            findings.add("E044", message, (*where, "no_alpn"), found=site.no_alpn, allowed=allowed, nearest=closest)
 
 
 def _check_tls(findings: Findings, listener: Listener, loc: Loc) -> None:

@@ -88,7 +88,8 @@ def test_a_handler_is_a_relay_to_its_socket(base: Path) -> None:
 )
 def test_clients_without_alpn(base: Path, protocols: list[str], wanted: str | None, expected: int | None) -> None:
     document = compiled(config(base, protocols=protocols, no_alpn=wanted))
-    assert document["listeners"][0]["no_alpn"] == expected
+    (site,) = document["listeners"][0]["sites"]
+    assert site["alpn"]["no_alpn"] == expected
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mitu.config.certificates import covered
-from mitu.config.sites import Candidate, Site, dear_certificates, derive_sites
+from mitu.config.sites import Candidate, Site, dear_certificates, default_site, derive_sites
 
 
 def test_names_that_share_certificates_share_a_site() -> None:
@@ -40,6 +40,27 @@ def test_no_name_stands_in_two_sites() -> None:
         [Candidate("one", "rsa", ("a.test", "b.test")), Candidate("two", "rsa", ("b.test", "c.test"))]
     )
     assert sites == (Site(("a.test", "b.test"), ("one",)), Site(("c.test",), ("two",)))
+
+
+def test_names_with_settings_have_sites_of_their_own() -> None:
+    certificates = [Candidate("one", "rsa", ("a.test", "*.b.test")), Candidate("two", "rsa", ("x.c.test", "y.c.test"))]
+    sites = derive_sites(certificates, [("www.b.test", "unknown.test"), ("*.c.test",), ("y.c.test", "a.test")])
+    assert sites == (
+        Site(("a.test",), ("one",), 2),
+        Site(("*.b.test",), ("one",)),
+        Site(("x.c.test",), ("two",), 1),
+        Site(("y.c.test",), ("two",), 2),
+        Site(("www.b.test",), ("one",), 0),
+    )
+
+
+def test_unknown_names_get_the_first_certificate_and_nobodys_settings() -> None:
+    plain = (Site(("a.test",), ("one",)), Site(("b.test",), ("two",)))
+    assert default_site(plain) == (plain, 0)
+    beside = (Site(("a.test",), ("one",), 0), Site(("*.a.test",), ("one",)))
+    assert default_site(beside) == (beside, 1)
+    settled = (Site(("a.test",), ("one",), 0), Site(("b.test",), ("two",)))
+    assert default_site(settled) == ((*settled, Site((), ("one",))), 2)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ reasons! {
     AmbiguousFraming => "ambiguous_framing", Downstream;
     /// `Host` is missing, repeated, malformed, or differs from `:authority`.
     BadHost => "bad_host", Downstream;
+    /// The host belongs to a site that this connection could not have been made to.
+    Misdirected => "misdirected", Downstream;
     /// The path climbs above the root, has a broken escape, or was rewritten to one with dot segments.
     BadPath => "bad_path", Downstream;
     /// The body's chunks or trailers are malformed.

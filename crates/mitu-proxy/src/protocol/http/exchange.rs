@@ -101,7 +101,7 @@ pub async fn exchange(
         }
     };
     if downstream.version != Version::H3
-        && let Some(alt_svc) = downstream.connection.listener.alt_svc()
+        && let Some(alt_svc) = downstream.connection.alt_svc()
     {
         response.headers_mut().insert(header::ALT_SVC, alt_svc);
     }
@@ -174,6 +174,9 @@ async fn answer(
         account.for_host(host);
     }
     let host_text = host.and_then(|host| host.to_str().ok()).unwrap_or("");
+    if listener.sites.misdirected(connection, downstream.version, host_text) {
+        return Err(Reason::Misdirected.into());
+    }
     let index = listener.router.find(host_text, &path, &request.method, &request.headers).ok_or(Reason::NoRoute)?;
     account.routed(index);
     let route = listener.router.route(index);
