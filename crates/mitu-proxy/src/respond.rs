@@ -19,6 +19,7 @@ pub fn status(reason: Reason) -> StatusCode {
         Reason::UriTooLong => StatusCode::URI_TOO_LONG,
         Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Reason::ProtocolNotSupported => StatusCode::NOT_IMPLEMENTED,
         Reason::UnsupportedVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         Reason::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
         Reason::NoRoute => StatusCode::NOT_FOUND,
@@ -46,11 +47,11 @@ pub fn is_malformed(reason: Reason) -> bool {
 /// gRPC has a better word for).
 fn grpc_status(reason: Reason) -> &'static str {
     match status(reason).as_u16() {
-        404 | 405 => "12", // UNIMPLEMENTED
-        413 | 431 => "8",  // RESOURCE_EXHAUSTED
-        502 | 503 => "14", // UNAVAILABLE
-        504 => "4",        // DEADLINE_EXCEEDED
-        _ => "13",         // INTERNAL
+        404 | 405 | 501 => "12", // UNIMPLEMENTED
+        413 | 431 => "8",        // RESOURCE_EXHAUSTED
+        502 | 503 => "14",       // UNAVAILABLE
+        504 => "4",              // DEADLINE_EXCEEDED
+        _ => "13",               // INTERNAL
     }
 }
 

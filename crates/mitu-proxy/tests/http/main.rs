@@ -10,5 +10,6 @@ mod handshakes;
 mod harness;
 mod headers;
 mod lifetime;
+mod tunnel;
 mod upgrade;
 mod upstream_h2;

@@ -57,6 +57,11 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Bytes have come, or gone.
+    pub fn moved(&self) {
+        self.activity.mark();
+    }
+
     /// The body was asked for more: the client has taken what it was given.
     pub fn asked(&mut self) {
         if std::mem::take(&mut self.stalled) {

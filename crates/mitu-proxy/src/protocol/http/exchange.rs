@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
 use mitu_telemetry::http::Reason;
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use super::account::Account;
 use super::body::{RequestBody, ResponseBody};
 use super::h1::head::Expect;
 use super::timer::LazyTimer;
+use super::websocket::Opening;
 use super::{Downstream, Version, validate};
 use crate::filter::headers::{Hop, strip_hop_by_hop};
 use crate::respond::{self, Audience};
@@ -30,17 +32,25 @@ pub struct Incoming {
     pub expect: Expect,
     /// HTTP/1.0 does without a host, and without upgrades.
     pub http10: bool,
+    /// What CONNECT is to begin in h2 and h3: their way to upgrade (RFC 8441).
+    pub protocol: Option<Bytes>,
 }
 
 impl Incoming {
     /// A request of h2 or h3.
-    pub fn in_frames(method: Method, uri: Uri, mut headers: HeaderMap, body: RequestBody) -> Self {
+    pub fn in_frames(
+        method: Method,
+        uri: Uri,
+        mut headers: HeaderMap,
+        protocol: Option<Bytes>,
+        body: RequestBody,
+    ) -> Self {
         let expect = match headers.remove(header::EXPECT) {
             Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Expect::Other,
             _ => Expect::Nothing,
         };
         join_cookies(&mut headers);
-        Self { method, uri, headers, body, expect, http10: false }
+        Self { method, uri, headers, body, expect, http10: false, protocol }
     }
 }
 
@@ -110,7 +120,7 @@ pub fn refuse(reason: Reason, audience: Audience, method: &Method, mut account: 
 }
 
 enum Answered {
-    Own { status: StatusCode, headers: HeaderMap, body: bytes::Bytes },
+    Own { status: StatusCode, headers: HeaderMap, body: Bytes },
     Upstream { status: StatusCode, headers: HeaderMap, body: Proxied },
 }
 
@@ -129,7 +139,12 @@ async fn answer(
     let connection = &downstream.connection;
     let listener = &connection.listener;
 
-    validate::method(&request.method)?;
+    validate::method(&request.method, request.protocol.as_deref())?;
+    let tunnel = request.protocol.is_some();
+    if tunnel {
+        // As it would come over HTTP/1.1: to the routes, and to the upstream.
+        request.method = Method::GET;
+    }
     validate::target(&request.method, &request.uri)?;
     validate::host(&request.uri, &mut request.headers, !request.http10)?;
     if request.expect == Expect::Other {
@@ -157,6 +172,8 @@ async fn answer(
     }
 
     match &route.action {
+        // It would say that the tunnel is there.
+        Action::Respond(fixed) if tunnel && fixed.status.is_success() => Err(Reason::ProtocolNotSupported),
         Action::Respond(fixed) => Ok(respond_fixed(route, fixed, &request.method)),
         Action::Redirect(redirect) => {
             let query = request.uri.query().map_or(String::new(), |query| format!("?{query}"));
@@ -165,6 +182,9 @@ async fn answer(
         Action::Upstream { upstream, timeout } => {
             let target = target(&request.uri, path, route)?;
             let mut hop = strip_hop_by_hop(&mut request.headers);
+            if tunnel {
+                hop.upgrade = Some(HeaderValue::from_static("websocket"));
+            }
             request.body.refuse_trailers(std::mem::take(&mut hop.nominated));
             if !claims_first {
                 downstream.claims().apply(&mut request.headers);
@@ -185,6 +205,7 @@ async fn answer(
                 target: &target,
                 expect: request.expect,
                 http10: request.http10,
+                tunnel,
             };
             let answered = proxied.run(&request.method, &mut request.headers, &mut request.body, account, timer).await;
             // A body that failed explains whatever the upstream made of it.
@@ -205,7 +226,7 @@ async fn answer(
 fn respond_fixed(route: &Route, fixed: &FixedResponse, method: &Method) -> Answered {
     let mut headers = fixed.headers.clone();
     route.filters.apply_response(&mut headers);
-    let body = if *method == Method::HEAD { bytes::Bytes::new() } else { fixed.body.clone() };
+    let body = if *method == Method::HEAD { Bytes::new() } else { fixed.body.clone() };
     Answered::Own { status: fixed.status, headers, body }
 }
 
@@ -215,7 +236,7 @@ fn redirect_to(route: &Route, redirect: &Redirect, host: &str, path_and_query: &
     headers.insert(header::LOCATION, HeaderValue::try_from(location).map_err(|_| Reason::BadRequest)?);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     route.filters.apply_response(&mut headers);
-    Ok(Answered::Own { status: redirect.status, headers, body: bytes::Bytes::new() })
+    Ok(Answered::Own { status: redirect.status, headers, body: Bytes::new() })
 }
 
 /// Path and query for the upstream: as they came, where neither spelling nor filters change them.
@@ -243,12 +264,6 @@ fn target<'a>(uri: &'a Uri, path: Cow<'a, str>, route: &Route) -> Result<Cow<'a,
     })
 }
 
-/// Whether a protocol is one that may go through unseen. With `h2c` a client would send further requests past the
-/// routes and filters, inside what was taken for one connection.
-fn is_relayed(protocol: &HeaderValue) -> bool {
-    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
-}
-
 /// A request that an upstream is to answer.
 struct Proxy<'a> {
     downstream: &'a Downstream,
@@ -258,6 +273,8 @@ struct Proxy<'a> {
     target: &'a str,
     expect: Expect,
     http10: bool,
+    /// The client has asked by CONNECT, and `hop` has it as an upgrade.
+    tunnel: bool,
 }
 
 impl Proxy<'_> {
@@ -270,10 +287,11 @@ impl Proxy<'_> {
         timer: &mut LazyTimer,
     ) -> Result<Answered, Reason> {
         let upgrade = self.hop.upgrade.filter(|protocol| {
-            // h2 has no upgrade, and with a body under way the protocol cannot change.
-            let possible = self.downstream.version == Version::H1 && !self.http10 && body.is_empty();
-            possible && is_relayed(protocol)
+            // h2 has no upgrade but by CONNECT, and with a body under way the protocol cannot change.
+            let possible = self.tunnel || (self.downstream.version == Version::H1 && !self.http10);
+            possible && body.is_empty() && validate::is_relayed(protocol.as_bytes())
         });
+        let opening = if self.tunnel { Some(Opening::begin(headers)?) } else { None };
         if let Some(protocol) = &upgrade {
             headers.insert(header::UPGRADE, protocol.clone());
         }
@@ -309,6 +327,16 @@ impl Proxy<'_> {
         let mut headers = answer.headers;
         let switched = answer.status == StatusCode::SWITCHING_PROTOCOLS;
         let hop = strip_hop_by_hop(&mut headers);
+        let mut status = answer.status;
+        if let Some(opening) = opening {
+            match switched {
+                true if !opening.is_accepted(&mut headers, hop.upgrade.as_ref()) => return Err(Reason::BadResponse),
+                true => status = StatusCode::OK,
+                // To the client it would say that the tunnel is there.
+                false if status.is_success() => return Err(Reason::BadResponse),
+                false => {}
+            }
+        }
         let body = match (switched, upgrade) {
             (false, _) => Proxied::Body(answer.body, hop.nominated),
             (true, None) => return Err(Reason::BadResponse),
@@ -317,6 +345,6 @@ impl Proxy<'_> {
                 Proxied::Upgrade(upgrade.ok_or(Reason::BadResponse)?)
             }
         };
-        Ok(Answered::Upstream { status: answer.status, headers, body })
+        Ok(Answered::Upstream { status, headers, body })
     }
 }
