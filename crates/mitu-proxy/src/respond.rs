@@ -61,6 +61,7 @@ pub enum Audience {
     Text,
     Json,
     Grpc,
+    GrpcWeb,
 }
 
 impl Audience {
@@ -71,7 +72,9 @@ impl Audience {
                 value.as_bytes().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
             })
         };
-        if begins(header::CONTENT_TYPE, b"application/grpc") {
+        if begins(header::CONTENT_TYPE, b"application/grpc-web") {
+            Self::GrpcWeb
+        } else if begins(header::CONTENT_TYPE, b"application/grpc") {
             Self::Grpc
         } else if begins(header::ACCEPT, b"application/json") {
             Self::Json
@@ -97,11 +100,13 @@ pub fn failure(reason: Reason, audience: Audience) -> Answer {
         headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     }
     let (content_type, body) = match audience {
-        Audience::Grpc => {
+        Audience::Grpc | Audience::GrpcWeb => {
             // Trailers only: the status is all there is (gRPC over HTTP/2, "Responses").
             headers.insert("grpc-status", HeaderValue::from_static(grpc_status(reason)));
             headers.insert("grpc-message", HeaderValue::from_static(reason.as_str()));
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            let content_type =
+                if audience == Audience::Grpc { "application/grpc" } else { "application/grpc-web+proto" };
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
             return Answer { status: StatusCode::OK, headers, body: Bytes::new() };
         }
         Audience::Json => {

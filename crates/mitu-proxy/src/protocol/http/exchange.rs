@@ -16,6 +16,7 @@ use super::h1::head::Expect;
 use super::timer::LazyTimer;
 use super::websocket::Opening;
 use super::{Downstream, Version, validate};
+use crate::filter::grpc_web::Form;
 use crate::filter::headers::{Hop, strip_hop_by_hop};
 use crate::respond::{self, Audience};
 use crate::router::path::normalise;
@@ -88,7 +89,9 @@ pub async fn exchange(
         Ok(Answered::Upstream { status, headers, body }) => {
             account.answer(status);
             let mut response = match body {
-                Proxied::Body(body, nominated) => Response::new(ResponseBody::upstream(body, nominated, account)),
+                Proxied::Body { body, nominated, form } => {
+                    Response::new(ResponseBody::upstream(body, nominated, form, account))
+                }
                 Proxied::Upgrade(upgrade) => Response::new(ResponseBody::upgrade(upgrade, account)),
             };
             *response.status_mut() = status;
@@ -125,8 +128,12 @@ enum Answered {
 }
 
 enum Proxied {
-    /// And the names of trailers that are not passed on.
-    Body(crate::upstream::UpstreamBody, Vec<HeaderName>),
+    /// `nominated`: the names of trailers that are not passed on. `form`: what gRPC-Web makes of it.
+    Body {
+        body: crate::upstream::UpstreamBody,
+        nominated: Vec<HeaderName>,
+        form: Option<Form>,
+    },
     Upgrade(super::upgrade::Upgrade),
 }
 
@@ -189,6 +196,14 @@ async fn answer(
             if !claims_first {
                 downstream.claims().apply(&mut request.headers);
             }
+            let grpc_web = route.filters.grpc_web(&mut request.headers);
+            if let Some(grpc_web) = grpc_web {
+                // As gRPC's own clients say, which a script cannot.
+                hop.te_trailers = true;
+                if grpc_web.request == Form::Base64 {
+                    request.body.decode_base64();
+                }
+            }
             route.filters.apply_request(&mut request.headers);
             if let Some(host) = route.filters.host() {
                 request.headers.insert(header::HOST, host.clone());
@@ -214,7 +229,10 @@ async fn answer(
                 _ => answered,
             };
             answered.map(|mut answered| {
-                if let Answered::Upstream { headers, .. } = &mut answered {
+                if let Answered::Upstream { headers, body, .. } = &mut answered {
+                    if let (Some(grpc_web), Proxied::Body { form, .. }) = (grpc_web, body) {
+                        *form = grpc_web.to_response(headers).then_some(grpc_web.response);
+                    }
                     route.filters.apply_response(headers);
                 }
                 answered
@@ -338,7 +356,7 @@ impl Proxy<'_> {
             }
         }
         let body = match (switched, upgrade) {
-            (false, _) => Proxied::Body(answer.body, hop.nominated),
+            (false, _) => Proxied::Body { body: answer.body, nominated: hop.nominated, form: None },
             (true, None) => return Err(Reason::BadResponse),
             (true, Some(asked)) => {
                 let upgrade = answer.body.into_upgrade(hop.upgrade.unwrap_or(asked));
