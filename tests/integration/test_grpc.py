@@ -97,7 +97,7 @@ def service(stubs: tuple[ModuleType, ModuleType]) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def gateway(shared_gateway: Start, edge: Pair, service: Service) -> Gateway:
     routes = [
-        {"match": {"path_prefix": "/talk.Talk"}, "filters": [{"grpc_web": True}], "upstream": "talk", "timeout": "30s"},
+        to_app(upstream="talk", match={"path_prefix": "/talk.Talk"}, filters=[{"grpc_web": True}], timeout="30s"),
         to_app(upstream="nobody", match={"path_prefix": "/talk.Nobody"}),
         to_app(upstream="talk", match={"path_prefix": "/talk.Late"}, timeout="200ms"),
     ]
@@ -255,7 +255,8 @@ class Web:
         if self.form == TEXT:
             # Each piece is padded by itself.
             body = b"".join(base64.b64decode(one) for one in re.findall(rb"[^=]+=*", body))
-        messages, trailers = [], {}
+        messages: list[Any] = []
+        trailers: dict[str, str] = {}
         while len(body) >= 5:
             kind, length = struct.unpack("!BI", body[:5])
             frame, body = body[5 : 5 + length], body[5 + length :]
