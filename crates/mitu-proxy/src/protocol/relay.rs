@@ -53,12 +53,12 @@ where
 /// Relays until both directions are done, one fails, or nothing has moved for `idle`.
 ///
 /// `buffer`: bytes read at once, and so the most that one direction keeps while its receiver is slow.
-pub async fn relay<A, B>(a: A, b: B, idle: Duration, buffer: usize) -> RelayOutcome
+pub fn relay<A, B>(a: A, b: B, idle: Duration, buffer: usize) -> impl Future<Output = RelayOutcome>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    relay_unless(a, |_, _| Poll::Pending, b, idle, buffer).await
+    relay_unless(a, |_, _| Poll::Pending, b, idle, buffer)
 }
 
 /// The same, which ends as well when `taken_back` has an error for `a`, even if nothing is to be read from it or written
