@@ -134,7 +134,9 @@ mod tests {
         for &reason in Reason::ALL {
             let status = status(reason);
             match reason.side() {
-                Side::Downstream => assert!(status.is_client_error() || matches!(status.as_u16(), 501 | 505), "{reason:?}"),
+                Side::Downstream => {
+                    assert!(status.is_client_error() || matches!(status.as_u16(), 501 | 505), "{reason:?}")
+                }
                 Side::Upstream => assert!(matches!(status.as_u16(), 502..=504), "{reason:?}"),
                 Side::Internal => assert_eq!(status, 500),
             }
