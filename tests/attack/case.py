@@ -55,6 +55,8 @@ class Expect:
     """Names that must have gone from the trailers."""
     present: Fields = ()
     tunnelled: bytes = b""
+    declined: bool = False
+    """An upstream that does not switch is no answer that the client could be given: 502."""
 
     @property
     def may_refuse(self) -> bool:
@@ -90,6 +92,11 @@ def either(
 ) -> Expect:
     """The RFCs allow both a refusal and one reading."""
     return Expect("either", _reads(reads), after, tuple(absent), tuple(untrailed), (), tunnelled)
+
+
+def tunnel(*reads: bytes | Read, tunnelled: bytes = b"") -> Expect:
+    """What CONNECT asks for, as an upgrade. Only what follows an upstream's yes is passed on."""
+    return Expect("either", _reads(reads), tunnelled=tunnelled, declined=True)
 
 
 def early(*reads: bytes | Read) -> Expect:

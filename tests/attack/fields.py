@@ -5,7 +5,21 @@ What is written into a section here would be another request, header or framing 
 
 from __future__ import annotations
 
-from attack.case import CUT, OWN, REFUSED, SMUGGLED, Hangup, Read, Row, Sections, Tables, early, either, forwarded
+from attack.case import (
+    CUT,
+    OWN,
+    REFUSED,
+    SMUGGLED,
+    Hangup,
+    Read,
+    Row,
+    Sections,
+    Tables,
+    early,
+    either,
+    forwarded,
+    tunnel,
+)
 from attack.h1_framing import LIMIT, METHODS
 from support.strict_http import Field, Fields
 
@@ -167,6 +181,27 @@ TABLES.add(
     (
         "CONNECT for a WebSocket",
         Sections(((b":method", b"CONNECT"), (b":protocol", b"websocket"), *fields(method=None)), (SMUGGLED,)),
+        tunnel(Read(method=b"GET")),
+    ),
+    (
+        "CONNECT for a WebSocket that is agreed to",
+        Sections(
+            ((b":method", b"CONNECT"), (b":protocol", b"websocket"), *fields(method=None, path=b"/switch")),
+            (SMUGGLED,),
+        ),
+        tunnel(Read(method=b"GET", target=b"/switch"), tunnelled=SMUGGLED),
+    ),
+    (
+        "CONNECT for another protocol",
+        Sections(((b":method", b"CONNECT"), (b":protocol", b"h2c"), *fields(method=None)), (SMUGGLED,)),
+        REFUSED,
+    ),
+    (
+        "CONNECT for a WebSocket with a length",
+        Sections(
+            ((b":method", b"CONNECT"), (b":protocol", b"websocket"), *fields((b"content-length", b"44"), method=None)),
+            (SMUGGLED,),
+        ),
         REFUSED,
     ),
 )

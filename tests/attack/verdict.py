@@ -57,7 +57,9 @@ def _upstream(recording: Recording, messages: Sequence[Message], expect: Expect)
 
 def _client(outcome: Outcome, expect: Expect, arrived: int, tunnelled: bytes) -> Iterator[str]:
     answers = outcome.answers
-    switched = any(answer.status == 101 for answer in answers)
+    # CONNECT is answered with 200, and nothing that an upstream would have seen of it.
+    accepted = {101} if not expect.declined else {200}
+    switched = any(answer.status in accepted and answer.seen is None for answer in answers)
     if switched:
         if tunnelled != expect.tunnelled or not tunnelled:
             yield f"behind the switch came {tunnelled!r}"
@@ -82,7 +84,8 @@ def _client(outcome: Outcome, expect: Expect, arrived: int, tunnelled: bytes) ->
         case "own":
             if not answers or answers[0].status not in (200, 301, 302, 308) or answers[0].seen is not None:
                 yield "the gateway did not answer it"
-    if any(answer.status >= 500 and not answer.refused for answer in answers):
+    declined = {502} if expect.declined else set()
+    if any(answer.status >= 500 and not answer.refused and answer.status not in declined for answer in answers):
         yield "the upstream, or the way to it, failed"
     marker = outcome.marker
     if marker is None:

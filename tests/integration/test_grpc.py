@@ -1,13 +1,17 @@
-"""gRPC through the gateway: grpcio's client and server, every shape of call."""
+"""gRPC through the gateway: grpcio's client and server, every shape of call; and gRPC-Web to the same server."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
+import re
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,8 +19,10 @@ import pytest
 
 from support.build import talk_stubs
 from support.certificates import Authority, Pair
+from support.client import Http1, Response
 from support.gateway import Gateway, configuration, listener, to_app, upstream
 from support.net import eventually, free_port
+from support.process import output
 
 from .conftest import Start
 
@@ -30,11 +36,12 @@ def stubs(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, ModuleT
 
 
 class Calls:
-    """The service's side of the calls; `cancelled` is set when a client gives up."""
+    """The service's side of the calls; `cancelled` is set when a client gives up, `go_on` by the test."""
 
     def __init__(self, words: Any) -> None:
         self.words = words
         self.cancelled = threading.Event()
+        self.go_on = threading.Event()
 
     def once(self, request: Any, context: Any) -> Any:
         if request.text == "fail":
@@ -53,6 +60,8 @@ class Calls:
     def down(self, request: Any, context: Any) -> Iterator[Any]:
         for number in range(int(request.text)):
             yield self.words(text=str(number), payload=request.payload)
+            if request.payload == b"wait":
+                assert self.go_on.wait(20)
         if request.payload == b"fail":
             context.abort(grpc.StatusCode.DATA_LOSS, "failed: after all of it")
 
@@ -96,7 +105,7 @@ def service(stubs: tuple[ModuleType, ModuleType]) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def gateway(shared_gateway: Start, edge: Pair, service: Service) -> Gateway:
     routes = [
-        {"match": {"path_prefix": "/talk.Talk"}, "upstream": "talk", "timeout": "30s"},
+        to_app(upstream="talk", match={"path_prefix": "/talk.Talk"}, filters=[{"grpc_web": True}], timeout="30s"),
         to_app(upstream="nobody", match={"path_prefix": "/talk.Nobody"}),
         to_app(
             upstream="talk",
@@ -300,3 +309,128 @@ def test_all_calls_share_pooled_connections(gateway: Gateway, talk: Any, words: 
         talk.Once(words(text="again"))
     assert gateway.metric("mitu_upstream_connects_total", upstream="talk") <= before + 1
     assert eventually(lambda: gateway.metric("mitu_upstream_requests_active", upstream="talk") == 0)
+
+
+TRAILERS = 0x80
+BINARY, TEXT = "application/grpc-web+proto", "application/grpc-web-text+proto"
+
+
+def framed(message: bytes) -> bytes:
+    return struct.pack("!BI", 0, len(message)) + message
+
+
+class Web:
+    """What a script in a browser can do: one request with a body, and a response's headers and body."""
+
+    def __init__(self, gateway: Gateway, authority: Authority, words: Any, form: str) -> None:
+        self.address, self.ca, self.words, self.form = gateway.address(), authority.certificate, words, form
+
+    def body(self, *messages: Any) -> bytes:
+        frames = [framed(one.SerializeToString()) for one in messages]
+        return b"".join(map(base64.b64encode if self.form == TEXT else bytes, frames))
+
+    def read(self, body: bytes) -> tuple[list[Any], dict[str, str]]:
+        """Messages and trailers, as far as they are whole."""
+        if self.form == TEXT:
+            # Each piece is padded by itself.
+            body = b"".join(base64.b64decode(one) for one in re.findall(rb"[^=]+=*", body))
+        messages: list[Any] = []
+        trailers: dict[str, str] = {}
+        while len(body) >= 5:
+            kind, length = struct.unpack("!BI", body[:5])
+            frame, body = body[5 : 5 + length], body[5 + length :]
+            assert not trailers, "a frame behind the trailers"
+            if kind == TRAILERS:
+                lines = frame.decode().splitlines()
+                trailers = dict(line.split(": ", 1) for line in lines)
+            else:
+                assert kind == 0
+                messages.append(self.words.FromString(frame))
+        assert not body
+        return messages, trailers
+
+    def request(self, method: str, body: bytes, *headers: tuple[str, str]) -> bytes:
+        fields = [("Host", "localhost"), ("Content-Type", self.form), ("Content-Length", f"{len(body)}"), *headers]
+        head = f"POST {method} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields)
+        return head.encode() + b"\r\n" + body
+
+    def ask(self, method: str, body: bytes, *headers: tuple[str, str]) -> Response:
+        with Http1.open(self.address, self.ca) as client:
+            client.send(self.request(method, body, *headers))
+            return client.response("POST")
+
+
+@pytest.fixture(params=[BINARY, TEXT])
+def web(request: pytest.FixtureRequest, gateway: Gateway, authority: Authority, words: Any) -> Web:
+    return Web(gateway, authority, words, request.param)
+
+
+class TestWeb:
+    def test_unary(self, web: Web) -> None:
+        payload = os.urandom(1 << 20)
+        body = web.body(web.words(text="hi", payload=payload))
+        response = web.ask("/talk.Talk/Once", body, ("sent-by-client", "value"))
+        assert (response.status, response.header("content-type")) == (200, web.form)
+        assert response.header("seen-by-server") == "value"
+        assert response.header("content-length") is None
+        (answer,), trailers = web.read(response.body)
+        assert (answer.text, answer.payload) == (f"hi/{hashlib.sha256(payload).hexdigest()}", payload)
+        assert trailers["grpc-status"] == "0"
+        assert not response.trailers
+
+    def test_server_streaming(self, web: Web) -> None:
+        response = web.ask("/talk.Talk/Down", web.body(web.words(text="500", payload=b"x" * 1_000)))
+        messages, trailers = web.read(response.body)
+        assert [one.text for one in messages] == [str(number) for number in range(500)]
+        assert trailers["grpc-status"] == "0"
+
+    def test_messages_come_when_they_are_sent(self, web: Web, service: Service) -> None:
+        service.calls.go_on.clear()
+        with Http1.open(web.address, web.ca) as client:
+            client.send(web.request("/talk.Talk/Down", web.body(web.words(text="2", payload=b"wait"))))
+            assert client.head().status == 200
+            (first,), trailers = web.read(next(client.chunks()))
+            assert (first.text, trailers) == ("0", {})
+            service.calls.go_on.set()
+
+    def test_an_error(self, web: Web) -> None:
+        response = web.ask("/talk.Talk/Once", web.body(web.words(text="fail")))
+        messages, trailers = web.read(response.body)
+        # A server that has only trailers to say says it in headers.
+        said = {name.lower(): value for name, value in response.headers} | trailers
+        assert (messages, said["grpc-status"], said["grpc-message"]) == ([], "9", "failed: as asked")
+        assert (said["reason-detail"], response.header("content-type")) == ("asked for", web.form)
+
+    def test_a_deadline(self, web: Web, service: Service) -> None:
+        service.calls.cancelled.clear()
+        response = web.ask("/talk.Talk/Once", web.body(web.words(text="slow")), ("grpc-timeout", "300m"))
+        _, trailers = web.read(response.body)
+        assert (trailers.get("grpc-status") or response.header("grpc-status")) == "4"
+        assert service.calls.cancelled.wait(2.5), "the server was not told"
+
+    def test_a_failure_of_the_gateway(self, web: Web) -> None:
+        response = web.ask("/talk.Nobody/Once", web.body(web.words(text="hi")))
+        assert (response.status, response.header("content-type"), response.body) == (200, BINARY, b"")
+        assert (response.header("grpc-status"), response.header("grpc-message")) == ("14", "connect_refused")
+
+    def test_where_the_route_does_not_translate(self, web: Web) -> None:
+        response = web.ask("/talk.Late/Once", web.body(web.words(text="hi")))
+        assert response.header("content-type") != web.form
+
+
+def test_what_is_no_base64_is_refused(gateway: Gateway, authority: Authority, words: Any) -> None:
+    web = Web(gateway, authority, words, TEXT)
+    for body in (b"AAAA*AAA", web.body(words(text="hi"))[:-3]):
+        response = web.ask("/talk.Talk/Once", body)
+        assert (response.header("grpc-status"), response.header("grpc-message")) == ("13", "bad_body")
+
+
+def test_curl_over_h2(gateway: Gateway, authority: Authority, words: Any, tmp_path: Path) -> None:
+    web = Web(gateway, authority, words, TEXT)
+    sent = tmp_path / "body"
+    sent.write_bytes(web.body(words(text="hi")))
+    url = f"https://localhost:{gateway.address()[1]}/talk.Talk/Once"
+    flags = ("-sS", "--http2", "--cacert", authority.certificate, "-H", f"Content-Type: {TEXT}")
+    body = output(["curl", *flags, "--data-binary", f"@{sent}", url])
+    (answer,), trailers = web.read(body.encode())
+    assert (answer.text.partition("/")[0], trailers["grpc-status"]) == ("hi", "0")

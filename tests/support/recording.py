@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -147,7 +149,7 @@ class H1Recorder(Recorder):
                 early, tape.at = tape.answered == tape.at, end
                 self._messages.append(message)
                 if message.target == SWITCH and message.all(b"upgrade"):
-                    await self._switch(tape, reader, writer)
+                    await self._switch(tape, message, reader, writer)
                 elif not early:
                     writer.write(_h1_response(message))
             if not tape.tunnel and tape.answered != tape.at and (head := read_head(bytes(tape.wire), tape.at)):
@@ -162,14 +164,18 @@ class H1Recorder(Recorder):
             writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
         await writer.drain()
 
-    async def _switch(self, tape: H1Tape, reader: Reader, writer: Writer) -> None:
+    async def _switch(self, tape: H1Tape, message: Message, reader: Reader, writer: Writer) -> None:
         """Give bytes that were sent too early the time to show."""
         with contextlib.suppress(TimeoutError):
             tape.wire += await asyncio.wait_for(reader.read(65536), 0.05)
         if len(tape.wire) > tape.at:
             raise MalformedError("bytes of the next protocol before it was agreed on")
         tape.tunnel = True
-        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n")
+        for key in message.all(b"sec-websocket-key"):
+            digest = hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", usedforsecurity=False).digest()
+            writer.write(b"Sec-WebSocket-Accept: %b\r\n" % base64.b64encode(digest))
+        writer.write(b"\r\n")
 
 
 def _h1_response(message: Message) -> bytes:

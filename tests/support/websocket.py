@@ -1,12 +1,20 @@
-"""A WebSocket echo server on aiohttp."""
+"""WebSocket servers: one that echoes, on aiohttp, and one that does what tests of WebSocket itself need."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Self
 
 from aiohttp import WSMsgType, web
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from support.servers import Loop
+
+MAX_SIZE = 64 << 20
+PIECE = b"x" * 65536
 
 
 class WebSocketEcho:
@@ -45,6 +53,74 @@ class WebSocketEcho:
 
     def stop(self) -> None:
         self._loop.run(self._runner.cleanup())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+
+class WebSocketServer:
+    """The server of `websockets`. What it does is the path's.
+
+    /flood sends without end, /deaf reads nothing, /close closes with 4001, /no declines with 403, all others echo.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.requests: list[Request] = []
+        self.closed: list[int | None] = []
+        """The code that each connection was closed with, 1006 where there was none."""
+        self.sent = 0
+        """Bytes of floods that went out."""
+        self._done = asyncio.Event()
+        self._server = loop.run(self._start())
+
+    async def _start(self) -> Server:
+        return await serve(
+            self._serve,
+            "127.0.0.1",
+            0,
+            process_request=self._admit,
+            select_subprotocol=lambda _, offered: next(iter(offered), None),
+            max_size=MAX_SIZE,
+            ping_interval=None,
+        )
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{next(iter(self._server.sockets)).getsockname()[1]}"
+
+    def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
+        self.requests.append(request)
+        return socket.respond(403, "not here\n") if request.path == "/no" else None
+
+    async def _serve(self, socket: ServerConnection) -> None:
+        assert socket.request is not None
+        with contextlib.suppress(ConnectionClosed):
+            match socket.request.path:
+                case "/flood":
+                    while True:
+                        await socket.send(PIECE)
+                        self.sent += len(PIECE)
+                case "/deaf":
+                    socket.transport.pause_reading()
+                    await self._done.wait()
+                case "/close":
+                    await socket.close(4001)
+                case _:
+                    async for message in socket:
+                        await socket.send(message)
+        await socket.wait_closed()
+        self.closed.append(socket.close_code)
+
+    def stop(self) -> None:
+        async def stop() -> None:
+            self._done.set()
+            self._server.close()
+
+        self._loop.run(stop())
 
     def __enter__(self) -> Self:
         return self

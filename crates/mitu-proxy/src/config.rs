@@ -277,6 +277,8 @@ pub enum FilterConfig {
     Host {
         to: String,
     },
+    /// What comes as gRPC-Web goes to the upstream as gRPC.
+    GrpcWeb,
 }
 
 /// Applied in this order: remove, set, add.

@@ -6,6 +6,7 @@
 
 pub mod compression;
 pub mod forwarded;
+pub mod grpc_web;
 pub mod headers;
 pub mod rewrite;
 
@@ -13,6 +14,7 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::config::FilterConfig;
 use crate::router::BuildError;
+use grpc_web::GrpcWeb;
 use headers::{HeaderChanges, parse_value};
 use rewrite::Rewrite;
 
@@ -24,6 +26,7 @@ pub struct Filters {
     rewrites: Vec<Rewrite>,
     /// The `Host` that the upstream sees.
     host: Option<HeaderValue>,
+    grpc_web: bool,
 }
 
 impl Filters {
@@ -40,6 +43,7 @@ impl Filters {
                 }
                 FilterConfig::RewriteRegex { pattern, to } => filters.rewrites.push(Rewrite::regex(pattern, to)?),
                 FilterConfig::Host { to } => filters.host = Some(parse_value("host", to)?),
+                FilterConfig::GrpcWeb => filters.grpc_web = true,
             }
         }
         Ok(filters)
@@ -58,6 +62,11 @@ impl Filters {
         let (first, others) = self.rewrites.split_first()?;
         let first = first.apply(path);
         Some(others.iter().fold(first, |path, rewrite| rewrite.apply(&path)))
+    }
+
+    /// Makes gRPC of a request that is gRPC-Web, where the route does that.
+    pub fn grpc_web(&self, headers: &mut HeaderMap) -> Option<GrpcWeb> {
+        self.grpc_web.then(|| GrpcWeb::from_request(headers)).flatten()
     }
 
     pub fn host(&self) -> Option<&HeaderValue> {

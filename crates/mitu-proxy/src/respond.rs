@@ -19,6 +19,7 @@ pub fn status(reason: Reason) -> StatusCode {
         Reason::UriTooLong => StatusCode::URI_TOO_LONG,
         Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Reason::ProtocolNotSupported => StatusCode::NOT_IMPLEMENTED,
         Reason::UnsupportedVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         Reason::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
         Reason::NoRoute => StatusCode::NOT_FOUND,
@@ -49,7 +50,7 @@ pub fn is_malformed(reason: Reason) -> bool {
 /// gRPC has a better word for).
 fn grpc_status(reason: Reason) -> &'static str {
     match status(reason).as_u16() {
-        404 | 405 => "12",       // UNIMPLEMENTED
+        404 | 405 | 501 => "12", // UNIMPLEMENTED
         413 | 429 | 431 => "8",  // RESOURCE_EXHAUSTED
         421 | 502 | 503 => "14", // UNAVAILABLE
         504 => "4",              // DEADLINE_EXCEEDED
@@ -63,6 +64,7 @@ pub enum Audience {
     Text,
     Json,
     Grpc,
+    GrpcWeb,
 }
 
 impl Audience {
@@ -73,7 +75,9 @@ impl Audience {
                 value.as_bytes().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
             })
         };
-        if begins(header::CONTENT_TYPE, b"application/grpc") {
+        if begins(header::CONTENT_TYPE, b"application/grpc-web") {
+            Self::GrpcWeb
+        } else if begins(header::CONTENT_TYPE, b"application/grpc") {
             Self::Grpc
         } else if begins(header::ACCEPT, b"application/json") {
             Self::Json
@@ -99,11 +103,13 @@ pub fn failure(reason: Reason, audience: Audience) -> Answer {
         headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     }
     let (content_type, body) = match audience {
-        Audience::Grpc => {
+        Audience::Grpc | Audience::GrpcWeb => {
             // Trailers only: the status is all there is (gRPC over HTTP/2, "Responses").
             headers.insert("grpc-status", HeaderValue::from_static(grpc_status(reason)));
             headers.insert("grpc-message", HeaderValue::from_static(reason.as_str()));
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            let content_type =
+                if audience == Audience::Grpc { "application/grpc" } else { "application/grpc-web+proto" };
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
             return Answer { status: StatusCode::OK, headers, body: Bytes::new() };
         }
         Audience::Json => {
@@ -131,7 +137,9 @@ mod tests {
         for &reason in Reason::ALL {
             let status = status(reason);
             match reason.side() {
-                Side::Downstream => assert!(status.is_client_error() || status == 505, "{reason:?}"),
+                Side::Downstream => {
+                    assert!(status.is_client_error() || matches!(status.as_u16(), 501 | 505), "{reason:?}")
+                }
                 Side::Upstream => assert!(matches!(status.as_u16(), 502..=504), "{reason:?}"),
                 Side::Internal => assert_eq!(status, 500),
             }

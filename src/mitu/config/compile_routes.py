@@ -94,7 +94,9 @@ def _filter(one: Filter) -> dict[str, Any]:
         return {"kind": "rewrite_prefix", "to": one.rewrite.prefix}
     if one.rewrite is not None:
         return {"kind": "rewrite_regex", "pattern": one.rewrite.regex, "to": one.rewrite.to}
-    return {"kind": "host", "to": one.host}
+    if one.host is not None:
+        return {"kind": "host", "to": one.host}
+    return {"kind": "grpc_web"}
 
 
 def _ops(ops: HeaderOps) -> dict[str, Any]:

@@ -108,7 +108,8 @@ def _kind(schema: dict[str, Any]) -> str:
         words = dict.fromkeys(str(one) for one in schema["enum"])
         return ", ".join(f"`{word}`" for word in words)
     if "const" in schema:
-        return f"`{schema['const']}`"
+        word = schema["const"]
+        return f"`{str(word).lower() if isinstance(word, bool) else word}`"
     if schema.get("type") == "array":
         return f"list of {_kind(schema['items'])}"
     if schema.get("type") == "object":

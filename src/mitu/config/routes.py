@@ -134,10 +134,13 @@ class Filter(Model):
     response_headers: HeaderOps | None = Field(default=None, description="Changes to the response's headers.")
     rewrite: Rewrite | None = Field(default=None, description="A change of the path.")
     host: HeaderValue | None = Field(default=None, description="The host (`Host`, `:authority`) the upstream sees.")
+    grpc_web: Literal[True] | None = Field(
+        default=None, description="What browsers send as gRPC-Web goes to the upstream as gRPC, and back."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Filter:
-        kinds = ("request_headers", "response_headers", "rewrite", "host")
+        kinds = ("request_headers", "response_headers", "rewrite", "host", "grpc_web")
         if len(given(self, kinds)) != 1:
             fail("E022", "a filter does exactly one thing", allowed=kinds, hint="make it two items of the list")
         return self

@@ -12,6 +12,7 @@ pub mod h3;
 mod timer;
 pub mod upgrade;
 mod validate;
+mod websocket;
 
 use std::io;
 use std::sync::{Arc, OnceLock};

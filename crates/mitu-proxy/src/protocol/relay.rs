@@ -53,7 +53,23 @@ where
 /// Relays until both directions are done, one fails, or nothing has moved for `idle`.
 ///
 /// `buffer`: bytes read at once, and so the most that one direction keeps while its receiver is slow.
-pub async fn relay<A, B>(mut a: A, mut b: B, idle: Duration, buffer: usize) -> RelayOutcome
+pub fn relay<A, B>(a: A, b: B, idle: Duration, buffer: usize) -> impl Future<Output = RelayOutcome>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    relay_unless(a, |_, _| Poll::Pending, b, idle, buffer)
+}
+
+/// The same, which ends as well when `taken_back` has an error for `a`, even if nothing is to be read from it or written
+/// to it.
+pub async fn relay_unless<A, B>(
+    mut a: A,
+    mut taken_back: impl FnMut(&mut A, &mut Context<'_>) -> Poll<io::Error>,
+    mut b: B,
+    idle: Duration,
+    buffer: usize,
+) -> RelayOutcome
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -66,6 +82,9 @@ where
         let received = backward.poll(context, &mut b, &mut a, buffer)?;
         if sent.is_ready() && received.is_ready() {
             return Poll::Ready(Ok(()));
+        }
+        if let Poll::Ready(error) = taken_back(&mut a, context) {
+            return Poll::Ready(Err(error));
         }
         idle.poll(context, forward.moved + backward.moved)
     })

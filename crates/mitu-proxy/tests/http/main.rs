@@ -12,5 +12,6 @@ mod harness;
 mod headers;
 mod lifetime;
 mod limits;
+mod tunnel;
 mod upgrade;
 mod upstream_h2;

@@ -69,6 +69,8 @@ reasons! {
     UriTooLong => "uri_too_long", Downstream;
     BodyTooLarge => "body_too_large", Downstream;
     MethodNotAllowed => "method_not_allowed", Downstream;
+    /// What CONNECT asks for is no protocol of this route.
+    ProtocolNotSupported => "protocol_not_supported", Downstream;
     UnsupportedVersion => "unsupported_version", Downstream;
     ExpectationFailed => "expectation_failed", Downstream;
     NoRoute => "no_route", Downstream;

@@ -74,7 +74,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Something has come for the client.
+    /// Something moves on it.
     pub fn moved(&self) -> Instant {
         self.activity.mark()
     }

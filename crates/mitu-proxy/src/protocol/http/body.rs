@@ -25,6 +25,7 @@ use super::h3::body::H3Body;
 use super::h3::error::StreamError;
 use super::upgrade::Upgrade;
 use super::validate;
+use crate::filter::grpc_web::{self, Base64Reader, Form};
 use crate::filter::headers::allowed_in_trailers;
 use crate::upstream::UpstreamBody;
 
@@ -48,6 +49,8 @@ pub enum BodyError {
     H3(#[from] StreamError),
     #[error("the body is not as long as its content-length says")]
     Length,
+    #[error("the body is no base64")]
+    Base64,
     /// This side gave up on the body before.
     #[error("the exchange is over")]
     Over,
@@ -58,7 +61,7 @@ impl BodyError {
     fn reason(&self) -> Reason {
         match self {
             Self::TooLarge => Reason::BodyTooLarge,
-            Self::H3(StreamError::Broken(_) | StreamError::Malformed) | Self::Length => Reason::BadBody,
+            Self::H3(StreamError::Broken(_) | StreamError::Malformed) | Self::Length | Self::Base64 => Reason::BadBody,
             Self::Malformed(DecodeError::Incomplete) | Self::Io(_) | Self::H2(_) | Self::H3(_) | Self::Over => {
                 Reason::ClientClosed
             }
@@ -130,6 +133,8 @@ pub struct RequestBody {
     started: bool,
     /// Trailers that are not passed on, beside those that never are.
     refused: Vec<HeaderName>,
+    /// What comes is in base64, and is not to go on like that.
+    base64: Option<Base64Reader>,
 }
 
 enum Source {
@@ -156,7 +161,15 @@ impl std::fmt::Debug for RequestBody {
 
 impl RequestBody {
     pub fn empty() -> Self {
-        Self { source: Source::Empty, left: 0, length: Some(0), progress: None, started: false, refused: Vec::new() }
+        Self {
+            source: Source::Empty,
+            left: 0,
+            length: Some(0),
+            progress: None,
+            started: false,
+            refused: Vec::new(),
+            base64: None,
+        }
     }
 
     /// `length`: none when it is not known beforehand. `limit`: bytes that may come.
@@ -179,7 +192,7 @@ impl RequestBody {
 
     fn new(source: Source, length: Option<u64>, limit: Option<u64>) -> Self {
         let (progress, left) = (Some(Arc::default()), limit.unwrap_or(u64::MAX));
-        Self { source, left, length, progress, started: false, refused: Vec::new() }
+        Self { source, left, length, progress, started: false, refused: Vec::new(), base64: None }
     }
 
     /// Holds it to another limit, before any of it is read.
@@ -195,6 +208,14 @@ impl RequestBody {
     /// Trailers with these names are not passed on.
     pub fn refuse_trailers(&mut self, names: Vec<HeaderName>) {
         self.refused = names;
+    }
+
+    /// Reads base64 from here on. How long that is nobody has announced.
+    pub fn decode_base64(&mut self) {
+        if !self.is_empty() {
+            self.length = None;
+            self.base64 = Some(Base64Reader::default());
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -252,7 +273,10 @@ impl RequestBody {
             if let Some(progress) = &self.progress {
                 progress.received.fetch_add(length, Ordering::Relaxed);
             }
-            return Ok(frame);
+            return match &mut self.base64 {
+                Some(base64) => base64.decode(data).map(Frame::data).ok_or(BodyError::Base64),
+                None => Ok(frame),
+            };
         }
         if let (Source::H2(_), Some(trailers)) = (&self.source, frame.trailers_ref()) {
             validate::fields(trailers).map_err(|_| DecodeError::Trailers)?;
@@ -286,6 +310,7 @@ impl Body for RequestBody {
             return Poll::Ready(Some(Err(BodyError::Over)));
         }
         let frame = match ready!(polled) {
+            None if this.base64.as_ref().is_some_and(|base64| !base64.is_whole()) => Err(BodyError::Base64),
             None => {
                 this.source = Source::Empty;
                 return Poll::Ready(None);
@@ -303,6 +328,8 @@ impl Body for RequestBody {
         match &self.source {
             Source::Empty => true,
             Source::H1(_) => false,
+            // Whether all is whole is known when it is asked for more.
+            _ if self.base64.is_some() => false,
             Source::H2(incoming) => incoming.is_end_stream(),
             Source::H3(body) => body.is_ended(),
         }
@@ -311,6 +338,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match (&self.source, self.length) {
             (Source::Empty, _) => SizeHint::with_exact(0),
+            _ if self.base64.is_some() => SizeHint::default(),
             (Source::H2(incoming), _) => incoming.size_hint(),
             (Source::H1(_) | Source::H3(_), Some(length)) if !self.started => SizeHint::with_exact(length),
             _ => SizeHint::default(),
@@ -341,6 +369,8 @@ pub struct ResponseBody {
     account: Account,
     /// Trailers that are not passed on, beside those that never are.
     refused: Vec<HeaderName>,
+    /// It is gRPC, to be written as gRPC-Web.
+    form: Option<Form>,
     /// On h2: the stream is in progress for as long.
     stream: Option<Stream>,
 }
@@ -357,7 +387,7 @@ enum Inner {
 
 impl ResponseBody {
     fn new(inner: Inner, account: Account) -> Self {
-        let mut body = Self { inner, account, refused: Vec::new(), stream: None };
+        let mut body = Self { inner, account, refused: Vec::new(), form: None, stream: None };
         // A body at its end is not asked for.
         if !matches!(body.inner, Inner::Upgrade(_)) && body.is_end_stream() {
             body.account.delivered();
@@ -395,9 +425,9 @@ impl ResponseBody {
         Self::new(if bytes.is_empty() { Inner::Empty } else { Inner::Full(bytes) }, account)
     }
 
-    /// `refused`: names of trailers that are not passed on.
-    pub fn upstream(body: UpstreamBody, refused: Vec<HeaderName>, account: Account) -> Self {
-        Self { refused, ..Self::new(Inner::Upstream(body), account) }
+    /// `refused`: names of trailers that are not passed on. `form`: of gRPC-Web, where it is to become that.
+    pub fn upstream(body: UpstreamBody, refused: Vec<HeaderName>, form: Option<Form>, account: Account) -> Self {
+        Self { refused, form, ..Self::new(Inner::Upstream(body), account) }
     }
 
     /// The same, compressed.
@@ -459,6 +489,10 @@ impl Body for ResponseBody {
                 if let Some(stream) = &this.stream {
                     activity::offered(stream.moved());
                 }
+                let frame = match this.form {
+                    Some(form) => grpc_web::frame(form, without_refused_trailers(frame, &this.refused)),
+                    None => frame,
+                };
                 if let Some(data) = frame.data_ref() {
                     this.account.sent(data.len() as u64);
                     if this.is_end_stream() {
@@ -495,6 +529,7 @@ impl Body for ResponseBody {
         match &self.inner {
             Inner::Empty | Inner::Upgrade(_) => SizeHint::with_exact(0),
             Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Inner::Upstream(body) if self.form.is_some() && !body.is_end_stream() => SizeHint::default(),
             Inner::Upstream(body) => body.size_hint(),
             Inner::Compressed(_) => SizeHint::default(),
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
 use mitu_telemetry::http::Reason;
 use tokio::time::Instant;
@@ -14,8 +15,10 @@ use super::body::{RequestBody, ResponseBody};
 use super::compressed::Compressed;
 use super::h1::head::Expect;
 use super::timer::LazyTimer;
+use super::websocket::Opening;
 use super::{Downstream, Version, validate};
 use crate::filter::compression::{Compression, Encoding};
+use crate::filter::grpc_web::Form;
 use crate::filter::headers::{Hop, strip_hop_by_hop};
 use crate::respond::{self, Audience};
 use crate::router::path::normalise;
@@ -32,17 +35,25 @@ pub struct Incoming {
     pub expect: Expect,
     /// HTTP/1.0 does without a host, and without upgrades.
     pub http10: bool,
+    /// What CONNECT is to begin in h2 and h3: their way to upgrade (RFC 8441).
+    pub protocol: Option<Bytes>,
 }
 
 impl Incoming {
     /// A request of h2 or h3.
-    pub fn in_frames(method: Method, uri: Uri, mut headers: HeaderMap, body: RequestBody) -> Self {
+    pub fn in_frames(
+        method: Method,
+        uri: Uri,
+        mut headers: HeaderMap,
+        protocol: Option<Bytes>,
+        body: RequestBody,
+    ) -> Self {
         let expect = match headers.remove(header::EXPECT) {
             Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Expect::Other,
             _ => Expect::Nothing,
         };
         join_cookies(&mut headers);
-        Self { method, uri, headers, body, expect, http10: false }
+        Self { method, uri, headers, body, expect, http10: false, protocol }
     }
 }
 
@@ -80,7 +91,9 @@ pub async fn exchange(
         Ok(Answered::Upstream { status, headers, body }) => {
             account.answer(status);
             let mut response = match body {
-                Proxied::Body(body, nominated) => Response::new(ResponseBody::upstream(body, nominated, account)),
+                Proxied::Body { body, nominated, form } => {
+                    Response::new(ResponseBody::upstream(body, nominated, form, account))
+                }
                 Proxied::Compressed(body, nominated) => {
                     Response::new(ResponseBody::compressed(body, nominated, account))
                 }
@@ -136,13 +149,17 @@ impl From<Reason> for Refusal {
 }
 
 enum Answered {
-    Own { status: StatusCode, headers: HeaderMap, body: bytes::Bytes },
+    Own { status: StatusCode, headers: HeaderMap, body: Bytes },
     Upstream { status: StatusCode, headers: HeaderMap, body: Proxied },
 }
 
 enum Proxied {
-    /// And the names of trailers that are not passed on.
-    Body(UpstreamBody, Vec<HeaderName>),
+    /// `nominated`: the names of trailers that are not passed on. `form`: what gRPC-Web makes of it.
+    Body {
+        body: UpstreamBody,
+        nominated: Vec<HeaderName>,
+        form: Option<Form>,
+    },
     Compressed(Box<Compressed>, Vec<HeaderName>),
     Upgrade(super::upgrade::Upgrade),
 }
@@ -156,7 +173,12 @@ async fn answer(
     let connection = &downstream.connection;
     let listener = &connection.listener;
 
-    validate::method(&request.method)?;
+    validate::method(&request.method, request.protocol.as_deref())?;
+    let tunnel = request.protocol.is_some();
+    if tunnel {
+        // As it would come over HTTP/1.1: to the routes, and to the upstream.
+        request.method = Method::GET;
+    }
     validate::target(&request.method, &request.uri)?;
     validate::host(&request.uri, &mut request.headers, !request.http10)?;
     if request.expect == Expect::Other {
@@ -193,6 +215,8 @@ async fn answer(
     }
 
     match &route.action {
+        // It would say that the tunnel is there.
+        Action::Respond(fixed) if tunnel && fixed.status.is_success() => Err(Reason::ProtocolNotSupported.into()),
         Action::Respond(fixed) => Ok(respond_fixed(route, fixed, &request.method)),
         Action::Redirect(redirect) => {
             let query = request.uri.query().map_or(String::new(), |query| format!("?{query}"));
@@ -203,9 +227,20 @@ async fn answer(
             // What the client takes, whatever its upstream is told.
             let encoding = route.compression.as_ref().and_then(|compression| compression.choose(&request.headers));
             let mut hop = strip_hop_by_hop(&mut request.headers);
+            if tunnel {
+                hop.upgrade = Some(HeaderValue::from_static("websocket"));
+            }
             request.body.refuse_trailers(std::mem::take(&mut hop.nominated));
             if !claims_first {
                 downstream.claims().apply(&mut request.headers);
+            }
+            let grpc_web = route.filters.grpc_web(&mut request.headers);
+            if let Some(grpc_web) = grpc_web {
+                // As gRPC's own clients say, which a script cannot.
+                hop.te_trailers = true;
+                if grpc_web.request == Form::Base64 {
+                    request.body.decode_base64();
+                }
             }
             route.filters.apply_request(&mut request.headers);
             if let Some(host) = route.filters.host() {
@@ -224,6 +259,7 @@ async fn answer(
                 target: &target,
                 expect: request.expect,
                 http10: request.http10,
+                tunnel,
             };
             let answered = proxied.run(&request.method, &mut request.headers, &mut request.body, account, timer).await;
             // A body that failed explains whatever the upstream made of it.
@@ -232,6 +268,9 @@ async fn answer(
                 _ => answered,
             };
             let (status, mut headers, mut body) = answered?;
+            if let (Some(grpc_web), Proxied::Body { form, .. }) = (grpc_web, &mut body) {
+                *form = grpc_web.to_response(&mut headers).then_some(grpc_web.response);
+            }
             route.filters.apply_response(&mut headers);
             if let Some(compression) = &route.compression {
                 body = compress(body, compression, encoding, &request.method, status, &mut headers);
@@ -244,7 +283,7 @@ async fn answer(
 fn respond_fixed(route: &Route, fixed: &FixedResponse, method: &Method) -> Answered {
     let mut headers = fixed.headers.clone();
     route.filters.apply_response(&mut headers);
-    let body = if *method == Method::HEAD { bytes::Bytes::new() } else { fixed.body.clone() };
+    let body = if *method == Method::HEAD { Bytes::new() } else { fixed.body.clone() };
     Answered::Own { status: fixed.status, headers, body }
 }
 
@@ -254,7 +293,7 @@ fn redirect_to(route: &Route, redirect: &Redirect, host: &str, path_and_query: &
     headers.insert(header::LOCATION, HeaderValue::try_from(location).map_err(|_| Reason::BadRequest)?);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     route.filters.apply_response(&mut headers);
-    Ok(Answered::Own { status: redirect.status, headers, body: bytes::Bytes::new() })
+    Ok(Answered::Own { status: redirect.status, headers, body: Bytes::new() })
 }
 
 /// Path and query for the upstream: as they came, where neither spelling nor filters change them.
@@ -282,12 +321,6 @@ fn target<'a>(uri: &'a Uri, path: Cow<'a, str>, route: &Route) -> Result<Cow<'a,
     })
 }
 
-/// Whether a protocol is one that may go through unseen. With `h2c` a client would send further requests past the
-/// routes and filters, inside what was taken for one connection.
-fn is_relayed(protocol: &HeaderValue) -> bool {
-    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
-}
-
 /// Makes of a response what its client gets of it.
 fn compress(
     body: Proxied,
@@ -297,12 +330,12 @@ fn compress(
     status: StatusCode,
     headers: &mut HeaderMap,
 ) -> Proxied {
-    let Proxied::Body(body, nominated) = body else { return body };
+    let Proxied::Body { body, nominated, form } = body else { return body };
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let length = announced.or_else(|| body.size_hint().exact().filter(|_| *method != Method::HEAD));
     match compression.apply(encoding, method, status, headers, length) {
         Some(compressor) => Proxied::Compressed(Box::new(Compressed::new(body, compressor)), nominated),
-        None => Proxied::Body(body, nominated),
+        None => Proxied::Body { body, nominated, form },
     }
 }
 
@@ -316,6 +349,8 @@ struct Proxy<'a> {
     target: &'a str,
     expect: Expect,
     http10: bool,
+    /// The client has asked by CONNECT, and `hop` has it as an upgrade.
+    tunnel: bool,
 }
 
 impl Proxy<'_> {
@@ -328,10 +363,11 @@ impl Proxy<'_> {
         timer: &mut LazyTimer,
     ) -> Result<(StatusCode, HeaderMap, Proxied), Reason> {
         let upgrade = self.hop.upgrade.filter(|protocol| {
-            // h2 has no upgrade, and with a body under way the protocol cannot change.
-            let possible = self.downstream.version == Version::H1 && !self.http10 && body.is_empty();
-            possible && is_relayed(protocol)
+            // h2 has no upgrade but by CONNECT, and with a body under way the protocol cannot change.
+            let possible = self.tunnel || (self.downstream.version == Version::H1 && !self.http10);
+            possible && body.is_empty() && validate::is_relayed(protocol.as_bytes())
         });
+        let opening = if self.tunnel { Some(Opening::begin(headers)?) } else { None };
         if let Some(protocol) = &upgrade {
             headers.insert(header::UPGRADE, protocol.clone());
         }
@@ -370,14 +406,24 @@ impl Proxy<'_> {
         let mut headers = answer.headers;
         let switched = answer.status == StatusCode::SWITCHING_PROTOCOLS;
         let hop = strip_hop_by_hop(&mut headers);
+        let mut status = answer.status;
+        if let Some(opening) = opening {
+            match switched {
+                true if !opening.is_accepted(&mut headers, hop.upgrade.as_ref()) => return Err(Reason::BadResponse),
+                true => status = StatusCode::OK,
+                // To the client it would say that the tunnel is there.
+                false if status.is_success() => return Err(Reason::BadResponse),
+                false => {}
+            }
+        }
         let body = match (switched, upgrade) {
-            (false, _) => Proxied::Body(answer.body, hop.nominated),
+            (false, _) => Proxied::Body { body: answer.body, nominated: hop.nominated, form: None },
             (true, None) => return Err(Reason::BadResponse),
             (true, Some(asked)) => {
                 let upgrade = answer.body.into_upgrade(hop.upgrade.unwrap_or(asked));
                 Proxied::Upgrade(upgrade.ok_or(Reason::BadResponse)?)
             }
         };
-        Ok((answer.status, headers, body))
+        Ok((status, headers, body))
     }
 }

@@ -1,5 +1,7 @@
 //! HTTP/2 towards the client, gRPC included: hyper's server, with this gateway's limits, draining and idle time.
 
+mod tunnel;
+
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -8,9 +10,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::{Either, Empty};
 use hyper::body::Incoming as HyperBody;
-use hyper::rt::Executor;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -18,8 +21,9 @@ use mitu_telemetry::http::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use self::tunnel::{Expected, Tasks};
 use super::account::Account;
-use super::activity::{Activity, Stream, while_taken};
+use super::activity::{Activity, Stream};
 use super::body::{RequestBody, ResponseBody};
 use super::exchange::{Incoming, exchange, refuse};
 use super::timer::LazyTimer;
@@ -32,30 +36,22 @@ use crate::respond::Audience;
 const MAX_RESETS: usize = 20;
 const MAX_LOCAL_RESETS: usize = 128;
 
+/// What hyper sends: nothing, where a tunnel begins.
+type Sent = Either<ResponseBody, Empty<Bytes>>;
+
 /// How much the client may send ahead over all streams, in streams.
 const CONNECTION_WINDOW: u32 = 4;
 
-/// Runs the streams of a connection, each for as long as its client takes what there is for it.
-#[derive(Debug, Clone, Copy)]
-struct Streams {
-    patience: Duration,
-}
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        tokio::spawn(while_taken(stream, self.patience));
-    }
-}
-
-fn builder(limits: &Limits, timeouts: &Timeouts) -> Builder<Streams> {
+fn builder(limits: &Limits, timeouts: &Timeouts) -> Builder<Tasks> {
     let window = u32::try_from(limits.buffer_bytes.clamp(16 * 1024, 1 << 30)).unwrap_or(1 << 30);
-    let mut builder = Builder::new(Streams { patience: Duration::from_millis(timeouts.idle_ms) });
+    let mut builder = Builder::new(Tasks { patience: Duration::from_millis(timeouts.idle_ms) });
     builder
         .max_concurrent_streams(limits.concurrent_streams)
         .max_header_list_size(u32::try_from(limits.request_header_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(window)
         .initial_connection_window_size(window.saturating_mul(CONNECTION_WINDOW).max(65_535))
         .max_send_buf_size(limits.buffer_bytes)
+        .enable_connect_protocol()
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS);
     builder
@@ -112,10 +108,11 @@ where
 
 async fn serve_stream(
     downstream: &Arc<Downstream>,
-    request: Request<HyperBody>,
+    mut request: Request<HyperBody>,
     stream: Stream,
-) -> Response<ResponseBody> {
+) -> Response<Sent> {
     let limits = &downstream.connection.listener.limits;
+    let tunnel = Expected::of(&mut request);
     let (parts, body) = request.into_parts();
     let audience = Audience::of(&parts.headers);
     let refusal = if parts.headers.len() > limits.request_headers {
@@ -128,9 +125,15 @@ async fn serve_stream(
         refuse(reason, audience, &parts.method, account)
     } else {
         let body = RequestBody::h2(body, limits.request_body_bytes);
-        let incoming = Incoming::in_frames(parts.method, parts.uri, parts.headers, body);
+        let protocol = tunnel.as_ref().map(|tunnel| tunnel.protocol.clone());
+        let incoming = Incoming::in_frames(parts.method, parts.uri, parts.headers, protocol, body);
         exchange(downstream, incoming, &mut LazyTimer::default()).await
     };
+    if let (Some(tunnel), Some(upgrade)) = (tunnel, response.body_mut().take_upgrade()) {
+        let (parts, body) = response.into_parts();
+        tunnel.relay(downstream.clone(), *upgrade, body.into_account(), stream);
+        return Response::from_parts(parts, Sent::Right(Empty::new()));
+    }
     response.body_mut().during(stream);
-    response
+    response.map(Sent::Left)
 }

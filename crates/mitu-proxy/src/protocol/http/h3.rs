@@ -8,6 +8,7 @@ mod frame;
 mod head;
 mod qpack;
 mod request;
+mod tunnel;
 
 use std::future::poll_fn;
 use std::io;

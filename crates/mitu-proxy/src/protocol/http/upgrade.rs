@@ -1,4 +1,5 @@
-//! After `101 Switching Protocols`: both connections become byte streams and are relayed to each other.
+//! After `101 Switching Protocols`: both connections become byte streams and are relayed to each other. In h2 and h3 the
+//! client's is one stream of its connection.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::account::Account;
 use crate::config::{Limits, Timeouts};
-use crate::protocol::relay::relay;
+use crate::protocol::relay::relay_unless;
 use crate::upstream::UpstreamStream;
 
 /// The upstream's side of a connection that has changed its protocol.
@@ -35,9 +36,11 @@ impl<S> Rewound<S> {
     }
 }
 
-/// Relays until both sides have finished, or nothing has moved for `relay_idle_ms`.
+/// Relays until both sides have finished, nothing has moved for `relay_idle_ms`, or `taken_back` says that the client is
+/// not there any more.
 pub async fn run<S>(
-    downstream: Rewound<S>,
+    downstream: S,
+    taken_back: impl FnMut(&mut S, &mut Context<'_>) -> Poll<io::Error>,
     upgrade: Upgrade,
     mut account: Account,
     limits: &Limits,
@@ -47,7 +50,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let idle = Duration::from_millis(timeouts.relay_idle_ms);
-    let outcome = relay(downstream, upgrade.stream, idle, limits.buffer_bytes).await;
+    let outcome = relay_unless(downstream, taken_back, upgrade.stream, idle, limits.buffer_bytes).await;
     account.relayed(outcome.sent, outcome.received);
     outcome.error.map_or(Ok(()), Err)
 }

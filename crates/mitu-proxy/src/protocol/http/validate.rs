@@ -4,12 +4,22 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use mitu_telemetry::http::Reason;
 
-/// CONNECT is for forward proxies; TRACE would show a client the headers that were added on the way.
-pub fn method(method: &Method) -> Result<(), Reason> {
-    match *method {
-        Method::CONNECT | Method::TRACE => Err(Reason::MethodNotAllowed),
-        _ => Ok(()),
+/// CONNECT is for forward proxies, unless it names a `protocol` to speak with this server; TRACE would show a client the
+/// headers that were added on the way.
+pub fn method(method: &Method, protocol: Option<&[u8]>) -> Result<(), Reason> {
+    match (method, protocol) {
+        (&Method::CONNECT, Some(protocol)) if is_relayed(protocol) => Ok(()),
+        (&Method::CONNECT, Some(_)) => Err(Reason::ProtocolNotSupported),
+        (_, Some(_)) => Err(Reason::BadRequest),
+        (&(Method::CONNECT | Method::TRACE), None) => Err(Reason::MethodNotAllowed),
+        (_, None) => Ok(()),
     }
+}
+
+/// Whether a protocol is one that may go through unseen. With `h2c` a client would send further requests past the
+/// routes and filters, inside what was taken for one connection.
+pub fn is_relayed(protocol: &[u8]) -> bool {
+    protocol.eq_ignore_ascii_case(b"websocket")
 }
 
 /// The target must be a path, an `http` or `https` URL, or the `*` of OPTIONS.
@@ -141,6 +151,16 @@ mod tests {
         ] {
             assert_eq!(check(uri, hosts, true), Err(Reason::BadHost), "{uri} {hosts:?}");
         }
+    }
+
+    #[test]
+    fn connect_is_for_websocket_alone() {
+        assert_eq!(method(&Method::GET, None), Ok(()));
+        assert_eq!(method(&Method::CONNECT, Some(b"websocket")), Ok(()));
+        assert_eq!(method(&Method::CONNECT, None), Err(Reason::MethodNotAllowed));
+        assert_eq!(method(&Method::TRACE, None), Err(Reason::MethodNotAllowed));
+        assert_eq!(method(&Method::CONNECT, Some(b"connect-udp")), Err(Reason::ProtocolNotSupported));
+        assert_eq!(method(&Method::GET, Some(b"websocket")), Err(Reason::BadRequest));
     }
 
     #[test]

@@ -52,7 +52,9 @@ where
             Turn::Next(transport) => transport,
             Turn::Close { transport, unread } => return Box::pin(close(transport, unread)).await,
             Turn::Upgraded { stream, upgrade, account } => {
-                return Ok(Box::pin(upgrade::run(stream, *upgrade, account, limits, timeouts)).await?);
+                return Ok(
+                    Box::pin(upgrade::run(stream, |_, _| Poll::Pending, *upgrade, account, limits, timeouts)).await?
+                );
             }
             Turn::Gone => return Ok(()),
         };
@@ -312,7 +314,7 @@ where
     let client = Client { method: method.clone(), http11, keep_alive };
     let limits = &downstream.connection.listener.limits;
     let (mut held, body) = hold(transport, framing, expect == Expect::Continue && http11, head_limits, limits);
-    let request = Incoming { method, uri, headers, body, expect, http10: !http11 };
+    let request = Incoming { method, uri, headers, body, expect, http10: !http11, protocol: None };
     let response = {
         let mut exchange = pin!(exchange(downstream, request, timer));
         poll_fn(|context| match exchange.as_mut().poll(context) {

@@ -16,6 +16,8 @@ const QPACK_ENCODER: u64 = 0x2;
 const QPACK_DECODER: u64 = 0x3;
 
 const MAX_FIELD_SECTION_SIZE: u64 = 0x6;
+/// RFC 9220, section 3.
+const ENABLE_CONNECT_PROTOCOL: u64 = 0x8;
 
 /// Settings that HTTP/2 had, and HTTP/3 does not allow.
 const OF_H2: [u64; 4] = [0x2, 0x3, 0x4, 0x5];
@@ -42,6 +44,8 @@ pub fn settings(max_field_section_size: usize) -> Bytes {
     let mut payload = BytesMut::new();
     put_varint(MAX_FIELD_SECTION_SIZE, &mut payload);
     put_varint(max_field_section_size as u64, &mut payload);
+    put_varint(ENABLE_CONNECT_PROTOCOL, &mut payload);
+    put_varint(1, &mut payload);
     let mut first = BytesMut::new();
     put_varint(CONTROL, &mut first);
     put_frame(frame::SETTINGS, &payload, &mut first);

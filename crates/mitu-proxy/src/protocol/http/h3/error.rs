@@ -1,6 +1,6 @@
 //! How things go wrong in HTTP/3 (RFC 9114, section 8).
 
-use quinn::ConnectionError;
+use quinn::{ConnectionError, WriteError};
 
 /// An error code, as the client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,4 +54,13 @@ pub enum StreamError {
     /// It is no HTTP/3: the whole connection ends.
     #[error(transparent)]
     Broken(Violation),
+}
+
+impl From<WriteError> for StreamError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::ConnectionLost(error) => Self::Lost(error),
+            _ => Self::Cancelled,
+        }
+    }
 }

@@ -28,7 +28,7 @@ pub const MAX_PUSH_ID: u64 = 0xd;
 const OF_H2: [u64; 4] = [0x2, 0x6, 0x8, 0x9];
 
 /// A frame's type and length take two integers of eight bytes each, at most.
-const MAX_HEAD: usize = 16;
+pub const MAX_HEAD: usize = 16;
 
 /// What has come of a stream, piece by piece.
 #[derive(Debug)]

@@ -26,6 +26,8 @@ pub struct Head {
     pub headers: HeaderMap,
     /// As the client announces it.
     pub content_length: Option<u64>,
+    /// What CONNECT is to begin (RFC 9220).
+    pub protocol: Option<Bytes>,
 }
 
 /// Why a head cannot be served.
@@ -94,7 +96,10 @@ impl Head {
             host(authority, &mut headers)?;
         }
         let content_length = content_length(&headers)?;
-        Ok(Self { method, uri, headers, content_length })
+        if pseudo.protocol.is_some() && content_length.is_some_and(|length| length > 0) {
+            return Err(MALFORMED);
+        }
+        Ok(Self { method, uri, headers, content_length, protocol: pseudo.protocol })
     }
 }
 
@@ -141,8 +146,11 @@ fn append(headers: &mut HeaderMap, name: HeaderName, value: Bytes, limit: usize)
     Ok(())
 }
 
-/// The path of the request. `CONNECT` has none, and is refused further on.
+/// The path of the request. `CONNECT` without a protocol has none, and is refused further on.
 fn uri(method: &Method, pseudo: &PseudoFields) -> Result<Uri, HeadError> {
+    if pseudo.protocol.is_some() && (*method != Method::CONNECT || pseudo.authority.is_none()) {
+        return Err(MALFORMED);
+    }
     if *method == Method::CONNECT && pseudo.protocol.is_none() {
         return match (&pseudo.scheme, &pseudo.path, &pseudo.authority) {
             (None, None, Some(_)) => Ok(Uri::from_static("/")),
@@ -152,9 +160,8 @@ fn uri(method: &Method, pseudo: &PseudoFields) -> Result<Uri, HeadError> {
     let scheme = pseudo.scheme.as_ref().ok_or(MALFORMED)?;
     let known = [&b"https"[..], b"http"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
     let path = pseudo.path.clone().ok_or(MALFORMED)?;
-    // The extension is not offered, so that nobody may use it.
     let sound = (path.starts_with(b"/") && !path.contains(&b'#')) || path == "*";
-    if !known || pseudo.protocol.is_some() || !sound {
+    if !known || !sound {
         return Err(MALFORMED);
     }
     Uri::from_maybe_shared(path).map_err(|_| MALFORMED)
@@ -285,7 +292,25 @@ mod tests {
     #[test]
     fn connect_is_read_for_a_proper_refusal() {
         let head = decode(&[(":method", "CONNECT"), (":authority", "a.example:443")]).unwrap();
-        assert_eq!(head.method, Method::CONNECT);
+        assert_eq!((head.method, head.protocol), (Method::CONNECT, None));
+    }
+
+    #[test]
+    fn connect_with_a_protocol_has_all_that_other_requests_have() {
+        let connect = [&[(":method", "CONNECT")], &GET[1..], &[(":protocol", "websocket")]].concat();
+        let head = decode(&connect).unwrap();
+        assert_eq!((head.method, head.protocol.as_deref()), (Method::CONNECT, Some(&b"websocket"[..])));
+        assert_eq!(
+            (head.uri.to_string(), &head.headers[header::HOST]),
+            ("/x?y".into(), &"a.example".parse().unwrap())
+        );
+        for missing in 1..connect.len() - 1 {
+            let mut fields = connect.clone();
+            let (name, _) = fields.remove(missing);
+            assert_eq!(decode(&fields).unwrap_err(), MALFORMED, "without {name}");
+        }
+        let with_a_body = [&connect[..], &[("content-length", "1")]].concat();
+        assert_eq!(decode(&with_a_body).unwrap_err(), MALFORMED);
     }
 
     #[test]

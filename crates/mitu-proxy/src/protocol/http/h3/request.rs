@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{Method, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use mitu_telemetry::http::Reason;
-use quinn::{RecvStream, SendStream, StoppedError, VarInt, WriteError};
+use quinn::{RecvStream, SendStream, StoppedError, VarInt};
 use tokio::time::Instant;
 
 use super::Shared;
@@ -20,6 +20,7 @@ use super::error::{Code, StreamError};
 use super::frame::{self, FrameReader, Piece, put_data_head, put_headers};
 use super::head::{Head, HeadError};
 use super::qpack;
+use super::tunnel::Tunnel;
 use crate::protocol::http::account::Account;
 use crate::protocol::http::activity::Stream;
 use crate::protocol::http::body::{BodyError, RequestBody, ResponseBody};
@@ -81,7 +82,12 @@ async fn answer(
     };
 
     let length = head.content_length;
+    let mut tunnel = None;
     let body = match next {
+        next if head.protocol.is_some() => {
+            tunnel = Some((frames, next));
+            RequestBody::empty()
+        }
         Some(Piece::End) if length.is_none_or(|length| length == 0) => RequestBody::empty(),
         next => {
             let body = H3Body::new(frames, next, length, shared.limits, shared.quic.clone());
@@ -89,10 +95,17 @@ async fn answer(
         }
     };
     let method = head.method.clone();
-    let incoming = Incoming::in_frames(head.method, head.uri, head.headers, body);
+    let incoming = Incoming::in_frames(head.method, head.uri, head.headers, head.protocol, body);
     let exchange = exchange(downstream, incoming, &mut timer);
     // A client that does not want the response any more ends the work for it.
-    let response = responder.unless_stopped(exchange).await?;
+    let mut response = responder.unless_stopped(exchange).await?;
+    if let Some((mut frames, next)) = tunnel {
+        if let Some(upgrade) = response.body_mut().take_upgrade() {
+            let tunnel = Tunnel::new(responder, frames, next, stream);
+            return tunnel.run(shared, response, *upgrade).await;
+        }
+        frames.stop(Code::NO_ERROR);
+    }
     responder.respond(shared, response, &method, stream).await
 }
 
@@ -134,21 +147,21 @@ async fn read_head(frames: &mut FrameReader, shared: &Shared) -> Result<(Head, O
 type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send + Sync>>;
 
 /// The way back to the client.
-struct Responder {
-    send: SendStream,
+pub struct Responder {
+    pub send: SendStream,
     /// Resolves when the client does not want the response any more, or has all of it; made when first waited for.
     stopped: Option<Stopped>,
     timer: LazyTimer,
 }
 
 impl Responder {
-    fn reset(&mut self, code: Code) {
+    pub fn reset(&mut self, code: Code) {
         // It may have ended already.
         let _ = self.send.reset(code.into());
     }
 
     /// Ready: the client is not to be served any further.
-    fn poll_stopped(&mut self, context: &mut Context<'_>) -> Poll<StreamError> {
+    pub fn poll_stopped(&mut self, context: &mut Context<'_>) -> Poll<StreamError> {
         let send = &self.send;
         let stopped = self.stopped.get_or_insert_with(|| Box::pin(send.stopped()));
         stopped.as_mut().poll(context).map(|stopped| match stopped {
@@ -256,12 +269,10 @@ impl Responder {
     }
 
     /// Writes as fast as the client takes it. One that takes nothing for `patience` is served no further.
-    async fn write(&mut self, chunks: &mut [Bytes], patience: Duration) -> Result<(), StreamError> {
+    pub async fn write(&mut self, chunks: &mut [Bytes], patience: Duration) -> Result<(), StreamError> {
         let written = self.timer.limit(Instant::now() + patience, self.send.write_all_chunks(chunks)).await;
         match written {
-            Some(Ok(())) => Ok(()),
-            Some(Err(WriteError::ConnectionLost(error))) => Err(StreamError::Lost(error)),
-            Some(Err(_)) => Err(StreamError::Cancelled),
+            Some(written) => written.map_err(StreamError::from),
             None => {
                 self.reset(Code::REQUEST_CANCELLED);
                 Err(StreamError::Cancelled)
