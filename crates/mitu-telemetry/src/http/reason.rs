@@ -91,6 +91,8 @@ reasons! {
     ResponseTimeout => "response_timeout", Upstream;
     /// The response's body was cut short; its head had been sent already.
     ResponseIncomplete => "response_incomplete", Upstream;
+    /// The gateway has not the memory that it takes.
+    Overloaded => "overloaded", Internal;
     Internal => "internal", Internal;
 }
 

@@ -129,6 +129,9 @@ async fn answer(
     let connection = &downstream.connection;
     let listener = &connection.listener;
 
+    if connection.refuses_requests() {
+        return Err(Reason::Overloaded);
+    }
     validate::method(&request.method)?;
     validate::target(&request.method, &request.uri)?;
     validate::host(&request.uri, &mut request.headers, !request.http10)?;

@@ -47,7 +47,8 @@ pub async fn serve(shared: Arc<Shared>, send: SendStream, recv: RecvStream, stre
         // The connection's end is told elsewhere; and a response that its upstream has not finished is nobody's fault here.
         Err(StreamError::Lost(_) | StreamError::Malformed) => {}
     }
-    if shared.activity.is_idle() && shared.closing.load(Ordering::Relaxed) {
+    let closing = shared.closing.load(Ordering::Relaxed) || shared.downstream.connection.is_pressed();
+    if closing && shared.activity.is_idle() {
         shared.quiet.notify_one();
     }
 }
