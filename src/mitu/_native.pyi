@@ -41,6 +41,13 @@ class Server:
     def handshakes(self) -> tuple[int, int]:
         """Handshakes that wait because there are more than there is time for, and those that have been shed so far."""
 
+    def overload_changes(self) -> list[tuple[str, str, float | None, float]]:
+        """Listeners that have come to another step of overload since this was last asked.
+
+        Name, step (the action that it adds, or `normal`), and the shares of memory (None: there is no ceiling) and of
+        connections.
+        """
+
     def stop(self) -> None:
         """Close every connection and join the workers."""
 

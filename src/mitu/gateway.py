@@ -28,6 +28,7 @@ from mitu.config.model import Config, Secret
 from mitu.config.resolve import resolved
 from mitu.errors import ConfigError, MituError, ReloadError, StartError
 from mitu.handlers import HandlerServers
+from mitu.memory import memory_limit
 from mitu.open_files import raise_limit
 from mitu.watch import named_files
 
@@ -77,6 +78,19 @@ class Handshakes:
     """Handshakes that wait now because there have been more than there is time for; not those of a short burst."""
     shed: int
     """Handshakes that it has reset since the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverloadChange:
+    """A listener has come to another step of overload."""
+
+    listener: str
+    step: str
+    """`normal`, or the action that it adds: `disable_keepalive`, `stop_accepting_requests`, `reject_connections`."""
+    memory: float | None
+    """Resident memory, as a share of its ceiling; None: there is none."""
+    connections: float
+    """Open connections, as a share of the listener's limit."""
 
 
 class Gateway:
@@ -188,7 +202,8 @@ class Gateway:
         config = source if isinstance(source, Config) else await asyncio.to_thread(load_config, source)
         self._tried = config
         sockets = await self._handlers.serve(python_handlers(config), config.handler_folder)
-        compiled = await asyncio.to_thread(compile_runtime, config, sockets, open_files=self._open_files)
+        limits = {"open_files": self._open_files, "memory": await asyncio.to_thread(memory_limit)}
+        compiled = await asyncio.to_thread(compile_runtime, config, sockets, **limits)
         return await asyncio.to_thread(Loaded.of, config, compiled)
 
     async def drain(self, timeout: float = DRAIN_TIMEOUT) -> bool:  # noqa: ASYNC109 - a bound, not a cancellation
@@ -265,6 +280,10 @@ class Gateway:
         """How the storm gate stands; nobody waits at one that ends."""
         waiting, shed = self._running().handshakes()
         return Handshakes(waiting if self._stopping is None else 0, shed)
+
+    def overload_changes(self) -> list[OverloadChange]:
+        """What has changed since this was last asked, oldest first."""
+        return [OverloadChange(*change) for change in self._running().overload_changes()]
 
     def metrics(self) -> str:
         """Every metric in Prometheus text format."""

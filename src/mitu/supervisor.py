@@ -17,6 +17,7 @@ from mitu.config.load import load_config
 from mitu.config.model import Config
 from mitu.errors import MituError, ReloadError
 from mitu.gateway import DRAIN_TIMEOUT, Gateway
+from mitu.overload import overloads
 from mitu.storm import storms
 from mitu.watch import Fingerprint, changes, fingerprint, named_files
 
@@ -54,6 +55,7 @@ class Supervisor:
             await admin.start()
             self._handle_signals()
             self._spawn(storms(lambda: self._gateway.handshakes))
+            self._spawn(overloads(self._gateway.overload_changes))
             if self._watch:
                 self._spawn(self._reload_on_change(known))
             self._say_ready(admin)

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::files;
 use crate::gateway::{self, Intake};
 use crate::listener::LiveListener;
+use crate::overload::Step;
 use crate::socket::stop_new_connections;
 use crate::worker::Worker;
 
@@ -92,6 +93,12 @@ async fn intake(accepted: io::Result<(TcpStream, SocketAddr)>, live: &Arc<LiveLi
     match accepted.and_then(|(tcp, peer)| Ok((files::admit(tcp)?, peer))) {
         Ok((tcp, peer)) => {
             listener.metrics.accepted.inc();
+            // Closing is to cost neither side anything more.
+            if live.drain.step() == Step::RejectConnections {
+                listener.metrics.refused_overload.inc();
+                let _ = tcp.set_zero_linger();
+                return;
+            }
             // Over the limit: closed at once, and counted.
             if let Some(slot) = live.take_slot(&listener) {
                 let drain = live.drain.subscribe();

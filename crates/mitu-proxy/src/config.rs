@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,7 @@ pub struct RuntimeConfig {
     pub access_log: Option<AccessLogConfig>,
     pub tickets: TicketsConfig,
     pub handshakes: HandshakesConfig,
+    pub overload: OverloadConfig,
     pub certificates: Vec<CertificateConfig>,
     pub listeners: Vec<ListenerConfig>,
     pub upstreams: Vec<UpstreamConfig>,
@@ -58,6 +59,18 @@ pub struct HandshakesConfig {
     pub source_rate: Option<RateConfig>,
     /// The same for one server name.
     pub server_name_rate: Option<RateConfig>,
+}
+
+/// What is done when memory or connections run short, on every listener alike (`overload.rs`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OverloadConfig {
+    /// What the process may hold; none: nothing is done on account of memory.
+    pub memory_bytes: Option<NonZeroU64>,
+    /// Shares of that, and of a listener's `limits.connections`, at which each step begins, in ascending order.
+    pub disable_keepalive: f64,
+    pub stop_accepting_requests: f64,
+    pub reject_connections: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::drain::Drain;
 use crate::listener::Listener;
+use crate::overload::Step;
 
 /// One downstream connection, from the finished handshake to its end. It keeps the configuration it began with.
 #[derive(Debug)]
@@ -84,6 +85,41 @@ pub struct ConnectionRecord<'a> {
 }
 
 impl Connection {
+    /// Whether another request may follow on it, as far as this side is concerned.
+    pub fn keeps_alive(&self) -> bool {
+        let kept = !self.drain.draining() && !self.is_pressed();
+        if !kept {
+            self.let_go();
+        }
+        kept
+    }
+
+    /// Whether its listener is overloaded, so that it goes once it is idle.
+    pub fn is_pressed(&self) -> bool {
+        self.drain.step() >= Step::DisableKeepalive
+    }
+
+    /// It ends while its client might go on: counted, if overload is why.
+    pub fn let_go(&self) {
+        if !self.drain.draining() {
+            self.listener.metrics.overload_keepalive.inc();
+        }
+    }
+
+    /// Whether a request is refused, because the listener is overloaded.
+    pub fn refuses_requests(&self) -> bool {
+        let refuses = self.drain.step() >= Step::StopAcceptingRequests;
+        if refuses {
+            self.listener.metrics.overload_requests.inc();
+        }
+        refuses
+    }
+
+    /// Whether it has served its client: one that has just come is not let go yet.
+    pub fn has_served(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0
+    }
+
     /// What responses on it say in `Alt-Svc`; None: nothing.
     pub fn alt_svc(&self) -> Option<HeaderValue> {
         self.listener.alt_svc().filter(|_| self.listener.sites.over_quic(self))

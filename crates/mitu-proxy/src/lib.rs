@@ -11,6 +11,7 @@ pub mod filter;
 pub mod gate;
 pub mod gateway;
 pub mod listener;
+pub mod overload;
 pub mod protocol;
 pub mod proxy_protocol;
 pub mod quic;

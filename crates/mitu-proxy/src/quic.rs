@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::config::{Limits, Timeouts};
 use crate::gateway::{self, QuicIntake};
 use crate::listener::LiveListener;
+use crate::overload::Step;
 use crate::worker::{Worker, Workers};
 
 pub use steering::bind;
@@ -243,6 +244,10 @@ impl Loop {
         }
         let Some(transport) = listener.quic_transport() else { return incoming.refuse() };
         listener.metrics.accepted_quic.inc();
+        if live.drain.step() == Step::RejectConnections {
+            listener.metrics.refused_overload.inc();
+            return incoming.refuse();
+        }
         let Some(slot) = live.take_slot(&listener) else { return incoming.refuse() };
         let handshake = Arc::new(Handshake::new(listener.clone()));
         let mut config = ServerConfig::new(handshake.clone(), self.keys.token.clone());

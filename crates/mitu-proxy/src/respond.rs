@@ -5,6 +5,9 @@ use http::header::{self, HeaderMap};
 use http::{HeaderValue, StatusCode};
 use mitu_telemetry::http::Reason;
 
+/// Seconds after which a client may try again that met an overload.
+const RETRY_AFTER: &str = "5";
+
 /// The status that tells a client of `reason`.
 pub fn status(reason: Reason) -> StatusCode {
     match reason {
@@ -25,7 +28,7 @@ pub fn status(reason: Reason) -> StatusCode {
         Reason::NoRoute => StatusCode::NOT_FOUND,
         Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Reason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-        Reason::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+        Reason::NoEndpoint | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         Reason::ResolveFailed
         | Reason::ConnectRefused
         | Reason::ConnectFailed
@@ -102,6 +105,9 @@ pub fn failure(reason: Reason, audience: Audience) -> Answer {
     if reason == Reason::MethodNotAllowed {
         headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     }
+    if reason == Reason::Overloaded {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    }
     let (content_type, body) = match audience {
         Audience::Grpc | Audience::GrpcWeb => {
             // Trailers only: the status is all there is (gRPC over HTTP/2, "Responses").
@@ -141,7 +147,7 @@ mod tests {
                     assert!(status.is_client_error() || matches!(status.as_u16(), 501 | 505), "{reason:?}")
                 }
                 Side::Upstream => assert!(matches!(status.as_u16(), 502..=504), "{reason:?}"),
-                Side::Internal => assert_eq!(status, 500),
+                Side::Internal => assert_eq!(status, if reason == Reason::Overloaded { 503 } else { 500 }),
             }
         }
     }

@@ -24,6 +24,7 @@ use crate::drain::LINGER;
 use crate::files;
 use crate::gate::Gate;
 use crate::listener::{Listener, ListenerError, LiveListener, Parts};
+use crate::overload::{Change, Overload};
 use crate::quic::{self, Datagrams, Held};
 use crate::socket;
 use crate::upstream::{self, Upstreams};
@@ -78,6 +79,7 @@ pub struct Server {
     telemetry: Arc<Telemetry>,
     /// The workers', whose number never changes.
     gates: Vec<Arc<Gate>>,
+    overload: Overload,
     quic: Keys,
     /// None once stopped. Only the control side takes this lock.
     state: Mutex<Option<State>>,
@@ -258,10 +260,12 @@ impl Server {
         bound.iter().try_for_each(Bound::listen)?;
         let gates = workers.workers.iter().map(|worker| worker.gate.clone()).collect();
         let quic = Keys::random().map_err(|_| ServerError::QuicKeys)?;
+        let overload = Overload::start(config.overload, &telemetry).map_err(ServerError::Start)?;
+        bound.iter().for_each(|bound| overload.watch(&bound.live));
         let live = bound.into_iter().map(|bound| bound.serve(&workers, &quic)).collect();
         let (retired, orphans) = Default::default();
         let state = State { workers, live, retired, orphans, draining: false, built, access_log: config.access_log };
-        Ok(Self { telemetry, gates, quic, state: Mutex::new(Some(state)) })
+        Ok(Self { telemetry, gates, overload, quic, state: Mutex::new(Some(state)) })
     }
 
     /// Makes `config` live for new connections; those that are open keep what they began with.
@@ -308,6 +312,8 @@ impl Server {
         // Nothing below fails.
         files::keep(config.kept_files);
         state.workers.workers.iter().for_each(|worker| worker.gate.configure(&config.handshakes, from));
+        self.overload.configure(config.overload);
+        bound.iter().for_each(|bound| self.overload.watch(&bound.live));
         if let Some(log) = new_log {
             self.telemetry.access_log.store(log.map(Arc::new));
             state.access_log = config.access_log;
@@ -390,6 +396,11 @@ impl Server {
     pub fn handshakes(&self) -> (usize, u64) {
         let pressures = self.gates.iter().map(|gate| gate.pressure());
         pressures.fold((0, 0), |(waiting, shed), one| (waiting + one.0, shed + one.1))
+    }
+
+    /// Which listeners have come to another step of overload since this was last asked. A reload does not hold it up.
+    pub fn overload_changes(&self) -> Vec<Change> {
+        self.overload.changes()
     }
 
     /// Closes every connection and joins the workers. Lines in the access log's queue are written.

@@ -62,6 +62,13 @@ impl Server {
         py.detach(|| self.0.handshakes())
     }
 
+    /// Listeners that have come to another step of overload since this was last asked: name, step (the action of which it
+    /// is the first, or `normal`), and the shares of memory (None: there is no ceiling) and of connections.
+    fn overload_changes(&self, py: Python<'_>) -> Vec<(String, &'static str, Option<f64>, f64)> {
+        let changes = py.detach(|| self.0.overload_changes()).into_iter();
+        changes.map(|one| (one.listener, one.step.as_str(), one.memory, one.connections)).collect()
+    }
+
     /// Close every connection and join the workers.
     fn stop(&self, py: Python<'_>) {
         py.detach(|| self.0.stop());

@@ -1,6 +1,6 @@
 //! Connections: how many are open, why some never got further, and what a relay moved.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::register;
 
@@ -13,6 +13,10 @@ pub struct Families {
     refused: IntCounterVec,
     relayed_bytes: IntCounterVec,
     access_log_dropped: IntCounterVec,
+    overload_step: IntGaugeVec,
+    overload_actions: IntCounterVec,
+    memory_pressure: Gauge,
+    connections_pressure: GaugeVec,
 }
 
 /// The handles of one listener.
@@ -30,6 +34,19 @@ pub struct ListenerMetrics {
     pub refused_proxy_protocol: IntCounter,
     /// `accept` failed for want of descriptors or memory.
     pub refused_resources: IntCounter,
+    /// Closed on accept because the gateway is overloaded.
+    pub refused_overload: IntCounter,
+    /// Connections that would have been kept, and requests that would have been served.
+    pub overload_keepalive: IntCounter,
+    pub overload_requests: IntCounter,
+}
+
+/// How overloaded one listener is.
+#[derive(Debug, Clone)]
+pub struct OverloadMetrics {
+    pub step: IntGauge,
+    /// On account of its connections.
+    pub pressure: Gauge,
 }
 
 /// The handles of one relayed protocol on one listener.
@@ -83,11 +100,38 @@ impl Families {
                 "Access log lines that were not written, by reason.",
                 &["reason"],
             )?,
+            overload_step: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "mitu_overload_step",
+                        "0: normal, 1: keep-alive is disabled, 2: requests are refused, 3: connections are rejected.",
+                    ),
+                    &["listener"],
+                ),
+            )?,
+            overload_actions: counter(
+                "mitu_overload_actions_total",
+                "What was not done because of overload, by action.",
+                &["listener", "action"],
+            )?,
+            memory_pressure: register(
+                registry,
+                Gauge::new("mitu_overload_memory_ratio", "Resident memory, as a share of its ceiling."),
+            )?,
+            connections_pressure: register(
+                registry,
+                GaugeVec::new(
+                    Opts::new("mitu_overload_connections_ratio", "Open connections, as a share of their limit."),
+                    &["listener"],
+                ),
+            )?,
         })
     }
 
     pub fn listener(&self, name: &str) -> ListenerMetrics {
         let refused = |reason| self.refused.with_label_values(&[name, reason]);
+        let action = |action| self.overload_actions.with_label_values(&[name, action]);
         ListenerMetrics {
             accepted: self.accepted.with_label_values(&[name]),
             accepted_quic: self.accepted_quic.with_label_values(&[name]),
@@ -96,7 +140,22 @@ impl Families {
             refused_limit: refused("limit"),
             refused_proxy_protocol: refused("proxy_protocol"),
             refused_resources: refused("resources"),
+            refused_overload: refused("overload"),
+            overload_keepalive: action("disable_keepalive"),
+            overload_requests: action("stop_accepting_requests"),
         }
+    }
+
+    pub fn overload(&self, listener: &str) -> OverloadMetrics {
+        OverloadMetrics {
+            step: self.overload_step.with_label_values(&[listener]),
+            pressure: self.connections_pressure.with_label_values(&[listener]),
+        }
+    }
+
+    /// Resident memory, as a share of its ceiling.
+    pub fn memory_pressure(&self, share: f64) {
+        self.memory_pressure.set(share);
     }
 
     pub fn relay(&self, listener: &str, alpn: &str) -> RelayMetrics {

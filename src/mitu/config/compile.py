@@ -51,14 +51,18 @@ def python_handlers(config: Config) -> tuple[str, ...]:
 
 
 def compile_runtime(
-    config: Config, handler_sockets: Mapping[str, Path | str] | None = None, *, open_files: int | None = None
+    config: Config,
+    handler_sockets: Mapping[str, Path | str] | None = None,
+    *,
+    open_files: int | None = None,
+    memory: int | None = None,
 ) -> Compiled:
     """Compile `config`. `handler_sockets`: the Unix socket of each Python handler, by `module:function`; `open_files`:
-    how many the process may have, which bounds its connections (None: no limit).
+    how many the process may have, which bounds its connections (None: no limit); `memory`: likewise, in bytes.
 
     ConfigError when the configuration or a file that it names is no good.
     """
-    compiler = Compiler(config, dict(handler_sockets or {}), open_files=open_files)
+    compiler = Compiler(config, dict(handler_sockets or {}), open_files=open_files, memory=memory)
     for name in python_handlers(config):
         if name not in compiler.handler_sockets:
             raise ValueError(f"no socket for the Python handler '{name}'")
@@ -85,6 +89,7 @@ class Compiler:
     handler_sockets: dict[str, Path | str]
     now: datetime | None = None
     open_files: int | None = None
+    memory: int | None = None
     secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
     certificates: dict[str, dict[str, str]] = field(default_factory=dict)
     pairs: dict[tuple[Path, Path], tuple[str, Pair] | None] = field(default_factory=dict)
@@ -111,6 +116,12 @@ class Compiler:
             "access_log": self._access_log(),
             "tickets": ticket_settings(config.tickets, self.inspector, self.secrets),
             "handshakes": _handshakes(config.handshakes),
+            "overload": {
+                "memory_bytes": config.overload.memory or self.memory,
+                "disable_keepalive": config.overload.disable_keepalive,
+                "stop_accepting_requests": config.overload.stop_accepting_requests,
+                "reject_connections": config.overload.reject_connections,
+            },
             "certificates": list(self.certificates.values()),
             "listeners": listeners,
             "upstreams": [*upstreams, *self._handler_upstreams()],

@@ -13,7 +13,18 @@ from pydantic import Field, PrivateAttr, SecretStr, field_serializer, model_vali
 from mitu.config.base import Model
 from mitu.config.listeners import Listener
 from mitu.config.source import Document
-from mitu.config.types import Bind, Bool, ConfigPath, DurationRange, IntRange, Text, fail, format_duration
+from mitu.config.types import (
+    Bind,
+    Bool,
+    ConfigPath,
+    DurationRange,
+    IntRange,
+    Share,
+    SizeRange,
+    Text,
+    fail,
+    format_duration,
+)
 from mitu.config.upstreams import Upstream
 
 # Each secret is tried on a ticket, and each epoch that a ticket may come from has its keys in memory.
@@ -134,6 +145,34 @@ class Handshakes(Model):
     )
 
 
+class Overload(Model):
+    """What is done when memory or connections run short, step by step, on every listener alike.
+
+    Shares are those of `memory`, which all steps go by, and of a listener's `limits.connections`, which the first goes
+    by as well. A step ends five percentage points below the share at which it began.
+    """
+
+    memory: Annotated[int, SizeRange("32MiB", "1048576GiB")] | None = Field(
+        default=None,
+        description="Resident memory that the process may have; when left out, what its control group allows, if that"
+        " has a limit.",
+    )
+    disable_keepalive: Share = Field(
+        default=0.85, description="From here on responses end their connection, and idle ones are closed."
+    )
+    stop_accepting_requests: Share = Field(
+        default=0.9, description="From here on requests are refused: 503, or a refusal of the stream."
+    )
+    reject_connections: Share = Field(default=0.95, description="From here on connections are closed on accept.")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Overload:
+        if not self.disable_keepalive <= self.stop_accepting_requests <= self.reject_connections:
+            hint = "disable_keepalive comes first, then stop_accepting_requests, then reject_connections"
+            fail("E022", "a step of overload begins before the one that it follows", hint=hint)
+        return self
+
+
 class AccessLog(Model):
     """One JSON line a request or connection. Lines that cannot be written in time are dropped and counted."""
 
@@ -163,6 +202,7 @@ class Config(Model):
     logging: Logging = Field(default=Logging(), description="Logs.")
     tickets: Tickets = Field(default=Tickets(), description="Session tickets.")
     handshakes: Handshakes = Field(default=Handshakes(), description="How handshakes take turns.")
+    overload: Overload = Field(default=Overload(), description="What is done when memory or connections run short.")
     listeners: tuple[Listener, ...] = Field(description="TLS ports.")
     upstreams: tuple[Upstream, ...] = Field(default=(), description="Groups of endpoints that routes send to.")
 

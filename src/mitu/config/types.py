@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    PlainSerializer,
     ValidationInfo,
     WithJsonSchema,
 )
@@ -196,6 +197,23 @@ def _bytes(value: object) -> int:
         closest = f"{decimal[1]}{decimal[2].upper()}iB" if decimal else None
         fail("E018", f"{shown(value)} is not a size", allowed=("a number of bytes", "64KiB", "1MiB"), nearest=closest)
     return int(match[1]) * SIZE_UNITS[match[2] or "B"]
+
+
+def format_share(value: float) -> str:
+    return f"{value * 100:g}%"
+
+
+def _share(value: object) -> float:
+    if isinstance(value, float):
+        parsed = value
+    else:
+        match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%", value) if isinstance(value, str) else None
+        if match is None:
+            fail("E014", f"expected a share, found {shown(value)}", allowed=("85%",))
+        parsed = float(match[1]) / 100
+    if not 0 < parsed <= 1:
+        fail("E016", f"{format_share(parsed)} is out of range", allowed=("0.001% to 100%",))
+    return parsed
 
 
 def _name(value: object) -> str:
@@ -406,6 +424,12 @@ Alpn = Annotated[str, BeforeValidator(_alpn), _schema(minLength=1, maxLength=255
 Bind = Annotated[str, BeforeValidator(_bind), _schema(examples=["127.0.0.1:8443", "[::1]:8443", ":8443"])]
 EndpointAddress = Annotated[
     str, BeforeValidator(_endpoint), _schema(examples=["127.0.0.1:8080", "unix:/run/app.sock"])
+]
+Share = Annotated[
+    float,
+    BeforeValidator(_share, json_schema_input_type=str),
+    PlainSerializer(format_share, return_type=str),
+    _schema(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3})?%$", examples=["85%"]),
 ]
 HostPattern = Annotated[str, BeforeValidator(_host_pattern), _schema(examples=["example.com", "*.example.com"])]
 Network = Annotated[str, BeforeValidator(_network), _schema(examples=["10.0.0.0/8"])]

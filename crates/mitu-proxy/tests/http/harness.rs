@@ -74,6 +74,8 @@ pub fn config(routes: Value, upstreams: Value) -> Value {
         "tickets": {"secrets": [], "rotation_ms": 3_600_000, "lifetime_ms": 7_200_000},
         "handshakes": {"patience_ms": 8_000, "queue": null, "source_prefix": {"ipv4": 24, "ipv6": 48},
                        "source_rate": null, "server_name_rate": null},
+        "overload": {"memory_bytes": null, "disable_keepalive": 0.85, "stop_accepting_requests": 0.9,
+                     "reject_connections": 0.95},
         "certificates": [{"id": "edge", "chain": "edge.crt", "key": "edge.key"}],
         "upstreams": upstreams,
         "listeners": [{

@@ -97,6 +97,8 @@ reasons! {
     ResponseTooLarge => "response_too_large", Upstream;
     /// The response's body was cut short; its head had been sent already.
     ResponseIncomplete => "response_incomplete", Upstream;
+    /// The gateway has not the memory that it takes.
+    Overloaded => "overloaded", Internal;
     Internal => "internal", Internal;
 }
 

@@ -173,6 +173,9 @@ async fn answer(
     let connection = &downstream.connection;
     let listener = &connection.listener;
 
+    if connection.refuses_requests() {
+        return Err(Reason::Overloaded.into());
+    }
     validate::method(&request.method, request.protocol.as_deref())?;
     let tunnel = request.protocol.is_some();
     if tunnel {

@@ -2,7 +2,6 @@
 
 mod tunnel;
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
@@ -63,17 +62,26 @@ where
 {
     let listener = downstream.connection.listener.clone();
     let activity = Activity::new();
-    let mut drain = downstream.connection.drain.clone();
+    let client = downstream.connection.clone();
+    let mut drain = client.drain.clone();
     let service = service_fn({
         let activity = activity.clone();
         move |request| {
-            let (downstream, stream) = (downstream.clone(), activity.begin());
-            async move { Ok::<_, Infallible>(serve_stream(&downstream, request, stream).await) }
+            let (downstream, mut stream) = (downstream.clone(), activity.begin());
+            async move {
+                // The client may send it again, elsewhere.
+                if downstream.connection.refuses_requests() {
+                    stream.settled();
+                    return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
+                }
+                Ok(serve_stream(&downstream, request, stream).await)
+            }
         }
     });
     let mut connection =
         pin!(builder(&listener.limits, &listener.timeouts).serve_connection(TokioIo::new(stream), service));
-    let mut draining = pin!(drain.started());
+    let idle = || client.has_served() && activity.is_idle();
+    let mut asked = pin!(drain.started_or_released(client.id, idle));
     let mut closing = false;
     let mut timer = LazyTimer::default();
     poll_fn(|context| {
@@ -94,8 +102,12 @@ where
             if expired && (closing || !activity.is_idle()) {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut).into()));
             }
-            if closing || !(expired || draining.as_mut().poll(context).is_ready()) {
+            let asked = !closing && (asked.as_mut().poll(context).is_ready() || (client.is_pressed() && idle()));
+            if closing || !(expired || asked) {
                 return Poll::Pending;
+            }
+            if asked {
+                client.let_go();
             }
             // GOAWAY; streams in progress are finished.
             closing = true;

@@ -88,7 +88,8 @@ impl Shared {
         if self.activity.is_abused() {
             self.violated(Violation { code: Code::EXCESSIVE_LOAD, reason: "too many requests were cancelled" });
         }
-        if self.activity.is_idle() && self.closing.load(Ordering::Relaxed) {
+        let closing = self.closing.load(Ordering::Relaxed) || self.downstream.connection.is_pressed();
+        if closing && self.activity.is_idle() {
             self.quiet.notify_one();
         }
     }
@@ -121,27 +122,30 @@ enum Closing {
 pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Result<(), DownstreamError> {
     let listener = downstream.connection.listener.clone();
     let limits = HeadLimits { bytes: listener.limits.request_header_bytes, headers: listener.limits.request_headers };
-    let (mut draining, mut lingering) = (downstream.connection.drain.clone(), downstream.connection.drain.clone());
+    let client = downstream.connection.clone();
+    let (mut draining, mut lingering) = (client.drain.clone(), client.drain.clone());
     let shared = Arc::new(Shared::new(quic.clone(), downstream, limits));
     let mut timeouts = listener.timeouts.clone();
-    let idle = Duration::from_millis(timeouts.idle_ms);
-    let mut control = match timeout(idle, open_control(&quic, limits)).await {
+    let patience = Duration::from_millis(timeouts.idle_ms);
+    let mut control = match timeout(patience, open_control(&quic, limits)).await {
         Ok(Ok(control)) => control,
         Ok(Err(error)) => return shared.end(error),
         Err(_) => return Err(timed_out()),
     };
 
     let (mut requests, mut streams) = (pin!(quic.accept_bi()), pin!(quic.accept_uni()));
-    let (mut drained, mut lingered) = (pin!(draining.started()), pin!(lingering.lingered()));
+    let idle = || client.has_served() && shared.activity.is_idle();
+    let mut asked = pin!(draining.started_or_released(client.id, idle));
+    let mut lingered = pin!(lingering.lingered());
     let (mut closing, mut next_stream) = (Closing::No, 0);
     let mut timer = LazyTimer::default();
     let end = loop {
         // Streams move without waking this task, so it looks again before a longer deadline than this.
-        let deadline = shared.activity.deadline(&timeouts).min(Instant::now() + idle);
+        let deadline = shared.activity.deadline(&timeouts).min(Instant::now() + patience);
         tokio::select! {
             biased;
             request = &mut requests => match request {
-                Ok((send, recv)) if closing == Closing::Refusing => {
+                Ok((send, recv)) if closing == Closing::Refusing || client.refuses_requests() => {
                     requests.set(quic.accept_bi());
                     reject(send, recv);
                 }
@@ -160,18 +164,28 @@ pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Resu
                 }
                 Err(error) => break error,
             },
-            () = &mut drained, if closing == Closing::No => {
-                closing = Closing::Announced;
+            () = &mut asked, if closing == Closing::No => {
                 shared.closing.store(true, Ordering::Relaxed);
-                goaway(&mut control, LAST_STREAM).await;
+                let last = if client.drain.draining() { LAST_STREAM } else { next_stream };
+                closing = if last == LAST_STREAM { Closing::Announced } else { Closing::Refusing };
+                client.let_go();
+                goaway(&mut control, last).await;
             }
             () = &mut lingered, if closing == Closing::Announced => {
                 closing = Closing::Refusing;
                 goaway(&mut control, next_stream).await;
             }
-            () = shared.quiet.notified() => if closing == Closing::No {
-                timeouts.idle_ms = timeouts.idle_ms.min(FAREWELL);
-            },
+            () = shared.quiet.notified() => {
+                if closing == Closing::No && client.is_pressed() && idle() {
+                    // What came to be idle under overload goes as well.
+                    shared.closing.store(true, Ordering::Relaxed);
+                    closing = Closing::Refusing;
+                    client.let_go();
+                    goaway(&mut control, next_stream).await;
+                } else if closing == Closing::No && shared.closing.load(Ordering::Relaxed) {
+                    timeouts.idle_ms = timeouts.idle_ms.min(FAREWELL);
+                }
+            }
             () = poll_fn(|context| timer.poll(context, deadline)) => {
                 if shared.activity.deadline(&timeouts) <= Instant::now() {
                     if closing == Closing::Refusing || !shared.activity.is_idle() {

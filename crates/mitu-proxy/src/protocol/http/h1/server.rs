@@ -37,7 +37,7 @@ where
     let (limits, timeouts) = (&connection.listener.limits, &connection.listener.timeouts);
     let head_limits = HeadLimits { bytes: limits.request_header_bytes, headers: limits.request_headers };
     let mut drain = connection.drain.clone();
-    let mut lingered = pin!(drain.lingered());
+    let mut lingered = pin!(drain.lingered_or_released(connection.id, || connection.has_served()));
     let mut timer = LazyTimer::default();
     let mut transport = Transport::new(stream);
     loop {
@@ -109,9 +109,11 @@ async fn read_head<S: AsyncRead + AsyncWrite + Unpin>(
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending if transport.input.is_empty() => {
                     transport.release();
-                    if timer.poll(context, idle).is_ready()
-                        || (!draining && lingered.as_mut().poll(context).is_ready())
-                    {
+                    if timer.poll(context, idle).is_ready() {
+                        return Poll::Ready(Ok(Arrived::Nothing));
+                    }
+                    if !draining && lingered.as_mut().poll(context).is_ready() {
+                        downstream.connection.let_go();
                         return Poll::Ready(Ok(Arrived::Nothing));
                     }
                     return Poll::Pending;
@@ -380,7 +382,7 @@ where
         // What follows is meant for the tunnel that there is not (RFC 9110, section 9.3.6).
         && client.method != Method::CONNECT
         && framing != Some(Framing::UntilClose)
-        && !downstream.connection.drain.draining();
+        && downstream.connection.keeps_alive();
     let persistence = match (keep, client.http11) {
         (true, true) => Persistence::Implied,
         (true, false) => Persistence::KeepAlive,
