@@ -98,7 +98,8 @@ class TestEach:
         idle(running)
 
     def test_large_messages(self, running: Gateway, protocol: str, talk: Callable[..., None]) -> None:
-        content = bytes(range(256)) * (8 << 12)
+        # aioquic's bytes are counted by Python, one by one.
+        content = PIECE * (16 if protocol == "h3" else 128)
 
         async def conversation(socket: Socket) -> None:
             for _ in range(2):
@@ -170,6 +171,8 @@ class TestEach:
     def test_an_open_one_goes_on_in_a_drain(
         self, gateway: Start, edge: Pair, server: WebSocketServer, protocol: str, talk: Callable[..., None]
     ) -> None:
+        if protocol == "h2":
+            pytest.skip("this client takes GOAWAY for the end of all: see `crates/mitu-proxy/tests/http/tunnel.rs`")
         mine = gateway(serving(edge, server), flags=["--no-watch"])
 
         async def conversation(socket: Socket) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import Self
 
 from aiohttp import WSMsgType, web
@@ -14,7 +15,8 @@ from websockets.http11 import Request, Response
 from support.servers import Loop
 
 MAX_SIZE = 64 << 20
-PIECE = b"x" * 65536
+PIECE = os.urandom(65536)
+"""Nothing that `permessage-deflate` could make smaller."""
 
 
 class WebSocketEcho:

@@ -234,6 +234,24 @@ async fn a_silent_tunnel_ends_and_one_that_speaks_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_open_tunnel_goes_on_in_a_drain() {
+    let (upstream, _told) = chatting().await;
+    let gateway = Gateway::start(to_app(), app(&[upstream]));
+    let mut sender = connect(&gateway).await;
+    let mut tunnel = Tunnel::open(&mut sender).await;
+    tunnel.expect("hi").await;
+    gateway.server.drain();
+    // No further one on this connection, once GOAWAY has come.
+    timeout(PATIENCE, async { while sender.clone().ready().await.is_ok() {} }).await.expect("GOAWAY in time");
+    tunnel.say("ping");
+    tunnel.expect("ping").await;
+    tunnel.send.send_data(Bytes::new(), true).unwrap();
+    tunnel.expect("bye").await;
+    assert_eq!(tunnel.end().await, None);
+    gateway.counts(&["mitu_connections_active"], 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_vanishes_leaves_nothing_behind() {
     let (upstream, mut told) = chatting().await;
     let gateway = Gateway::start(to_app(), app(&[upstream]));
