@@ -179,7 +179,7 @@ def defined(name: str, file: Path) -> bool:
     return re.search(kinds, text, re.M) is not None and all(re.search(rf"\b{one}\b", text) for one in owner)
 
 
-@pytest.mark.parametrize("page", [*INTERNALS, BY_NAME["SECURITY.md"]], ids=str)
+@pytest.mark.parametrize("page", [*INTERNALS, BY_NAME["docs/security.md"]], ids=str)
 def test_functions_that_are_named_are_in_their_file(page: Page) -> None:
     """A function or constant belongs to the file named last before it, or right behind it with `in` or `of`."""
     file, checked = None, 0
