@@ -239,7 +239,7 @@ class TestStreams:
                     while f"data: {number}\n\n".encode() not in seen:
                         await client.until(lambda: answer.body)
                         seen += decode(answer.body)
-                        answer.body = b""
+                        answer.data.clear()
                     await asyncio.to_thread(self.told, gateway, authority, f"/told/{number}")
                 assert (await client.answer(stream)).ended
 

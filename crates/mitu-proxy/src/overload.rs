@@ -4,14 +4,15 @@
 //! A thread of its own looks every [`INTERVAL`]. Connections see the step in one relaxed load ([`crate::drain`]).
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fs, io};
 
-use mitu_telemetry::connections::OverloadMetrics;
 use mitu_telemetry::Telemetry;
+use mitu_telemetry::connections::OverloadMetrics;
 use parking_lot::Mutex;
 
 use crate::config::OverloadConfig;
@@ -111,6 +112,9 @@ impl Overload {
             let mut memory = Step::Normal;
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 memory = manager.look(memory, resident);
+                if memory > Step::Normal {
+                    shrink_heap();
+                }
             }
         })?;
         Ok(Self { shared, stop: Some(stop), thread: Some(thread) })
@@ -176,6 +180,15 @@ impl Shared {
         });
         memory
     }
+}
+
+/// Has the allocator give back to the kernel what nobody uses. mimalloc keeps what was freed for a while, and looks
+/// whether that is over when a large block is freed. Where requests and connections are refused, nobody frees any, and
+/// the overload would never end.
+fn shrink_heap() {
+    /// Larger than the pieces in which it asks the kernel for memory. Nothing is written to it, so that it takes none.
+    const LARGE: usize = 64 << 20;
+    drop(black_box(Vec::<u8>::with_capacity(LARGE)));
 }
 
 /// Resident memory of this process.

@@ -501,6 +501,9 @@ impl Body for ResponseBody {
                     }
                     Some(Ok(frame))
                 } else {
+                    // Nothing comes behind trailers, and nobody asks.
+                    this.account.delivered();
+                    this.settled();
                     Some(Ok(without_refused_trailers(frame, &this.refused)))
                 }
             }
