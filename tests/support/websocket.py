@@ -109,6 +109,7 @@ class WebSocketServer:
                 case "/deaf":
                     socket.transport.pause_reading()
                     await self._done.wait()
+                    socket.transport.abort()
                 case "/close":
                     await socket.close(4001)
                 case _:
@@ -116,6 +117,15 @@ class WebSocketServer:
                         await socket.send(message)
         await socket.wait_closed()
         self.closed.append(socket.close_code)
+
+    def wake(self) -> None:
+        """Let go of whom it is deaf to."""
+
+        async def wake() -> None:
+            self._done.set()
+            self._done = asyncio.Event()
+
+        self._loop.run(wake())
 
     def stop(self) -> None:
         async def stop() -> None:
