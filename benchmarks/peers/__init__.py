@@ -126,8 +126,8 @@ def _values(settings: Settings, folder: Path, https: int, mqtt: int) -> dict[str
         "workers": str(settings.workers),
         "tickets": str(settings.tickets),
         "reuseport": "reuseport" if settings.workers > 1 else "",
-        "h3_first": "h3, " if settings.h3 else "",
-        "h3_last": " h3" if settings.h3 else "",
+        "quic_first": "h3, " if settings.h3 else "",
+        "quic_last": " h3" if settings.h3 else "",
     }
 
 

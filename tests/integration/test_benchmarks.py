@@ -110,6 +110,19 @@ def test_requests(available: list[str], program: str) -> None:
         assert found[case]["rows"][server]["per_second"]["median"] > 10
 
 
+@pytest.mark.needs("oha")
+def test_h3(available: list[str]) -> None:
+    found = sheets(measure("h3", ["mitu"]))
+    rows = {name: found[name]["rows"].keys() for name in ("health", "proxied", "connections")}
+    assert rows["health"] == {"floor: quinn and h3", "mitu"}
+    assert rows["proxied"] == {"mitu over HTTP/2", "mitu"}
+    assert rows["connections"] == {"mitu over TLS", "mitu"}
+    assert [goal["value"] for goal in found["proxied"]["goals"]] == [
+        found["proxied"]["rows"]["mitu"]["cpu_us"]["median"]
+        / found["proxied"]["rows"]["mitu over HTTP/2"]["cpu_us"]["median"]
+    ]
+
+
 def test_generators(available: list[str]) -> None:
     found = sheets(measure("generators", ["mitu"]))["connections"]["rows"]
     assert found["mitu"]["client_us"]["median"] > 0
