@@ -27,7 +27,8 @@ class Slow:
     def __init__(self, stream: socket.socket, sent: Iterator[bytes], *, reading: bool) -> None:
         stream.setblocking(False)
         self.stream, self._sent, self._reading = stream, sent, reading
-        self.port: int = stream.getsockname()[1]
+        host, port = stream.getsockname()
+        self.address = f"{host}:{port}"
         self._ended = False
 
     def tick(self) -> None:
@@ -66,7 +67,10 @@ def bare(says: Says, listener: str = "edge") -> Open:
     """Before a handshake."""
 
     def open(ground: Ground) -> Slow:
-        return Slow(socket.create_connection(ground.gateway.address(listener)), says(), reading=True)
+        # From another host to another listener: the kernel may use a port once for each.
+        source = ("127.0.0.1" if listener == "edge" else "127.0.0.2", 0)
+        stream = socket.create_connection(ground.gateway.address(listener), source_address=source)
+        return Slow(stream, says(), reading=True)
 
     return open
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from attack.h2_floods import FLOODS, GET, STREAMS, Flood, block, under_way
-from support.ground import Ground, endure, ground, others_hardly_notice
+from support.ground import Ground, endure, ground, nothing_is_left, others_hardly_notice
 from support.h2_raw import ENHANCE_YOUR_CALM, NO_ERROR, Raw, get, reset
 
 PACK = "h2 floods"
@@ -63,3 +63,7 @@ def test_a_header_block_may_be_continued(flooded: Ground) -> None:
 
 def test_others_hardly_notice(flooded: Ground, record_property: Callable[[str, object], None]) -> None:
     others_hardly_notice(flooded, record_property)
+
+
+def test_nothing_is_left(flooded: Ground, record_property: Callable[[str, object], None]) -> None:
+    nothing_is_left(flooded, record_property)

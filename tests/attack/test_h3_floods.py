@@ -19,7 +19,7 @@ from aioquic.quic.connection import QuicConnection
 
 from attack.h3_floods import FLOODS, HEALTH, SETTINGS, STREAMS, Flood, room
 from support import h3
-from support.ground import Ground, endure, ground, others_hardly_notice
+from support.ground import Ground, endure, ground, nothing_is_left, others_hardly_notice
 from support.h3 import connected
 
 PACK = "h3 floods"
@@ -106,3 +106,7 @@ def test_datagrams(
 
 def test_others_hardly_notice(flooded: Ground, record_property: Callable[[str, object], None]) -> None:
     others_hardly_notice(flooded, record_property)
+
+
+def test_nothing_is_left(flooded: Ground, record_property: Callable[[str, object], None]) -> None:
+    nothing_is_left(flooded, record_property)

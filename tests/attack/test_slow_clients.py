@@ -58,13 +58,13 @@ def slowed() -> Iterator[Ground]:
         yield made
 
 
-def told(ground: Ground, ports: dict[str, list[int]], transport: str) -> dict[str, list[list[Settings]]]:
-    """The access log's lines by case, and by client: they are known by their ports."""
+def told(ground: Ground, addresses: dict[str, list[str]], transport: str) -> dict[str, list[list[Settings]]]:
+    """The access log's lines by case, and by client."""
     lines = defaultdict(list)
     for line in ground.gateway.logged():
         if (line.get("alpn") == "h3") == (transport == "quic"):
-            lines[int(line["client"].rpartition(":")[2])].append(line)
-    return {name: [lines[port] for port in of_case] for name, of_case in ports.items()}
+            lines[line["client"]].append(line)
+    return {name: [lines[address] for address in of_case] for name, of_case in addresses.items()}
 
 
 @pytest.fixture(scope="module")
@@ -89,22 +89,22 @@ def outcome(slowed: Ground) -> Outcome:
             eventually(lambda: slowed.active() == 1, LATE)
         over.set()
         ticking.join()
-    ports = defaultdict(list)
+    addresses = defaultdict(list)
     for name, client in clients:
-        ports[name].append(client.port)
+        addresses[name].append(client.address)
         # Not before everybody has ended: another one would get the port.
         client.stream.close()
-    return Outcome(told(slowed, ports, "tcp"), cost)
+    return Outcome(told(slowed, addresses, "tcp"), cost)
 
 
 @pytest.fixture(scope="module")
 def h3_outcome(slowed: Ground) -> Outcome:
-    ports = defaultdict(list)
+    addresses = defaultdict(list)
 
     async def one(case: H3Case) -> None:
         async with connected(slowed.address, slowed.ca, raw=True) as client:
             assert client._transport is not None
-            ports[case.name].append(client._transport.get_extra_info("sockname")[1])
+            addresses[case.name].append(f"127.0.0.1:{client._transport.get_extra_info('sockname')[1]}")
             client.open(settings(), one_way=True)
             case.begin(client)
             for number in range(round(LATE / TICK)):
@@ -117,7 +117,7 @@ def h3_outcome(slowed: Ground) -> Outcome:
 
     with slowed.watched() as cost:
         asyncio.run(run())
-    return Outcome(told(slowed, ports, "quic"), cost)
+    return Outcome(told(slowed, addresses, "quic"), cost)
 
 
 def check(case: Case | H3Case, clients: list[list[Settings]]) -> None:
