@@ -34,7 +34,7 @@ enum Phase {
 }
 
 impl Phase {
-    /// Whether the connection with this number goes, if it is idle.
+    /// Whether the connection with this number, which is idle, goes.
     fn releases(self, number: u64) -> bool {
         matches!(self, Self::Releasing(parts) if number % u64::from(PARTS) < u64::from(parts))
     }
@@ -128,14 +128,14 @@ impl Drain {
         self.reached(|phase| phase >= Phase::Lingered).await;
     }
 
-    /// Resolves when draining begins, or the connection with this number is to go because of overload, if it is `idle`.
-    pub async fn started_or_released(&mut self, number: u64, idle: impl Fn() -> bool) {
-        self.reached(|phase| phase >= Phase::Draining || phase.releases(number) && idle()).await;
+    /// Resolves when draining begins, or the connection is to go because of overload. `idle`: its number, if it is idle.
+    pub async fn started_or_released(&mut self, idle: impl Fn() -> Option<u64>) {
+        self.reached(|phase| phase >= Phase::Draining || idle().is_some_and(|number| phase.releases(number))).await;
     }
 
     /// The same, but with [`Self::lingered`].
-    pub async fn lingered_or_released(&mut self, number: u64, idle: impl Fn() -> bool) {
-        self.reached(|phase| phase >= Phase::Lingered || phase.releases(number) && idle()).await;
+    pub async fn lingered_or_released(&mut self, idle: impl Fn() -> Option<u64>) {
+        self.reached(|phase| phase >= Phase::Lingered || idle().is_some_and(|number| phase.releases(number))).await;
     }
 
     async fn reached(&mut self, wanted: impl Fn(Phase) -> bool) {
@@ -179,7 +179,7 @@ mod tests {
             let mut gone = 0;
             for number in 0..u64::from(2 * PARTS) {
                 let mut drain = signal.subscribe();
-                let released = drain.started_or_released(number, || number % 2 == 0);
+                let released = drain.started_or_released(|| (number % 2 == 0).then_some(number));
                 gone += u64::from(tokio::time::timeout(Duration::from_millis(1), released).await.is_ok());
             }
             gone

@@ -417,6 +417,6 @@ mod tests {
                 relay::serve(stream, connection, upstream, metrics)
             });
         let sizes = [size(connection), h1, h2, relay];
-        assert!(sizes.iter().zip([832, 904, 2048, 512]).all(|(size, most)| *size <= most), "{sizes:?}");
+        assert!(sizes.iter().zip([832, 896, 2048, 512]).all(|(size, most)| *size <= most), "{sizes:?}");
     }
 }

@@ -162,9 +162,12 @@ impl Shared {
         let memory = memory.under(pressure.unwrap_or(0.0), begin);
         self.listeners.lock().retain_mut(|watched| {
             let Some(live) = watched.live.upgrade() else { return false };
-            let connections = live.active() as f64 / live.current.load().limits.connections as f64;
+            let limit = live.current.load().limits.connections as f64;
+            let connections = live.active() as f64 / limit;
             // More connections than there may be are refused in any case, and requests are no reason for that.
-            watched.own = watched.own.under(connections, begin).min(Step::DisableKeepalive);
+            let own = watched.own.under(connections, begin).min(Step::DisableKeepalive);
+            // Where a single connection is more than the hysteresis, there are no steps to speak of.
+            watched.own = if limit * HYSTERESIS < 1.0 { Step::Normal } else { own };
             let step = watched.own.max(memory);
             live.drain.overload(step);
             watched.metrics.pressure.set(connections);

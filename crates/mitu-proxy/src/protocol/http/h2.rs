@@ -81,7 +81,7 @@ where
     let mut connection =
         pin!(builder(&listener.limits, &listener.timeouts).serve_connection(TokioIo::new(stream), service));
     let idle = || client.has_served() && activity.is_idle();
-    let mut asked = pin!(drain.started_or_released(client.id, idle));
+    let mut asked = pin!(drain.started_or_released(|| idle().then_some(client.id)));
     let mut closing = false;
     let mut timer = LazyTimer::default();
     poll_fn(|context| {

@@ -135,7 +135,7 @@ pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Resu
 
     let (mut requests, mut streams) = (pin!(quic.accept_bi()), pin!(quic.accept_uni()));
     let idle = || client.has_served() && shared.activity.is_idle();
-    let mut asked = pin!(draining.started_or_released(client.id, idle));
+    let mut asked = pin!(draining.started_or_released(|| idle().then_some(client.id)));
     let mut lingered = pin!(lingering.lingered());
     let (mut closing, mut next_stream) = (Closing::No, 0);
     let mut timer = LazyTimer::default();

@@ -37,7 +37,7 @@ where
     let (limits, timeouts) = (&connection.listener.limits, &connection.listener.timeouts);
     let head_limits = HeadLimits { bytes: limits.request_header_bytes, headers: limits.request_headers };
     let mut drain = connection.drain.clone();
-    let mut lingered = pin!(drain.lingered_or_released(connection.id, || connection.has_served()));
+    let mut lingered = pin!(drain.lingered_or_released(|| connection.has_served().then_some(connection.id)));
     let mut timer = LazyTimer::default();
     let mut transport = Transport::new(stream);
     loop {
