@@ -61,13 +61,13 @@ pub struct HandshakesConfig {
     pub server_name_rate: Option<RateConfig>,
 }
 
-/// What is done when memory or connections run short, on every listener alike (`overload.rs`).
+/// What is done when memory runs short, on every listener alike (`overload.rs`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OverloadConfig {
-    /// What the process may hold; none: nothing is done on account of memory.
+    /// What the process may hold; none: nothing is done.
     pub memory_bytes: Option<NonZeroU64>,
-    /// Shares of that, and of a listener's `limits.connections`, at which each step begins, in ascending order.
+    /// Shares of that at which each step begins, in ascending order.
     pub disable_keepalive: f64,
     pub stop_accepting_requests: f64,
     pub reject_connections: f64,

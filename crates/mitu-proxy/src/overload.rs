@@ -1,4 +1,4 @@
-//! The overload manager: when memory or connections run short, listeners do with less, step by step, before the kernel
+//! The overload manager: when memory runs short, listeners do with less, step by step, before the kernel
 //! takes everything away. First connections are not kept, then requests are refused, and in the end connections.
 //!
 //! A thread of its own looks every [`INTERVAL`]. Connections see the step in one relaxed load ([`crate::drain`]).
@@ -96,8 +96,6 @@ struct Watched {
     live: Weak<LiveListener>,
     name: String,
     metrics: OverloadMetrics,
-    /// On account of its connections.
-    own: Step,
     step: Step,
 }
 
@@ -148,8 +146,7 @@ impl Shared {
     fn watch(&self, live: &Arc<LiveListener>) {
         let name = live.current.load().name.clone();
         let metrics = self.telemetry.connections.overload(&name);
-        let (own, step) = (Step::Normal, Step::Normal);
-        self.listeners.lock().push(Watched { live: Arc::downgrade(live), name, metrics, own, step });
+        self.listeners.lock().push(Watched { live: Arc::downgrade(live), name, metrics, step: Step::Normal });
     }
 
     /// Settles every listener's step. `memory`: that of the last look; and the one of this.
@@ -162,22 +159,23 @@ impl Shared {
         let memory = memory.under(pressure.unwrap_or(0.0), begin);
         self.listeners.lock().retain_mut(|watched| {
             let Some(live) = watched.live.upgrade() else { return false };
-            let limit = live.current.load().limits.connections as f64;
-            let connections = live.active() as f64 / limit;
-            // More connections than there may be are refused in any case, and requests are no reason for that.
-            let own = watched.own.under(connections, begin).min(Step::DisableKeepalive);
-            // Where a single connection is more than the hysteresis, there are no steps to speak of.
-            watched.own = if limit * HYSTERESIS < 1.0 { Step::Normal } else { own };
-            let step = watched.own.max(memory);
-            live.drain.overload(step);
+            // Shown, and no reason for a step: more than there may be are refused in any case, and a client that is let go
+            // comes back, with a handshake.
+            let connections = live.active() as f64 / live.current.load().limits.connections as f64;
+            live.drain.overload(memory);
             watched.metrics.pressure.set(connections);
-            watched.metrics.step.set(step as i64);
-            if std::mem::replace(&mut watched.step, step) != step {
+            watched.metrics.step.set(memory as i64);
+            if std::mem::replace(&mut watched.step, memory) != memory {
                 let mut changes = self.changes.lock();
                 if changes.len() == CHANGES {
                     changes.pop_front();
                 }
-                changes.push_back(Change { listener: watched.name.clone(), step, memory: pressure, connections });
+                changes.push_back(Change {
+                    listener: watched.name.clone(),
+                    step: memory,
+                    memory: pressure,
+                    connections,
+                });
             }
             true
         });

@@ -146,10 +146,9 @@ class Handshakes(Model):
 
 
 class Overload(Model):
-    """What is done when memory or connections run short, step by step, on every listener alike.
+    """What is done when memory runs short, step by step, on every listener alike.
 
-    Shares are those of `memory`, which all steps go by, and of a listener's `limits.connections`, which the first goes
-    by as well. A step ends five percentage points below the share at which it began.
+    Shares are those of `memory`. A step ends five percentage points below the share at which it began.
     """
 
     memory: Annotated[int, SizeRange("32MiB", "1048576GiB")] | None = Field(
@@ -202,7 +201,7 @@ class Config(Model):
     logging: Logging = Field(default=Logging(), description="Logs.")
     tickets: Tickets = Field(default=Tickets(), description="Session tickets.")
     handshakes: Handshakes = Field(default=Handshakes(), description="How handshakes take turns.")
-    overload: Overload = Field(default=Overload(), description="What is done when memory or connections run short.")
+    overload: Overload = Field(default=Overload(), description="What is done when memory runs short.")
     listeners: tuple[Listener, ...] = Field(description="TLS ports.")
     upstreams: tuple[Upstream, ...] = Field(default=(), description="Groups of endpoints that routes send to.")
 
