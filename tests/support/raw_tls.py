@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from .client import Address
-from .tls13 import CLIENT_HELLO, FINISHED, HANDSHAKE, SERVER_HELLO, X25519, Tls13, _expand, _Keys, vector
+from .tls13 import CLIENT_HELLO, FINISHED, HANDSHAKE, SERVER_HELLO, X25519, Keys, Tls13, expand, vector
 
 CHANGE, ALERT, HEARTBEAT = 20, 21, 24
 HELLO_REQUEST, KEY_UPDATE, SERVER_HELLO_DONE, CLIENT_KEY_EXCHANGE = 0, 24, 14, 16
@@ -320,8 +320,8 @@ class Shaped(Tls13):
         return outcome(self._record)
 
 
-def _updated(keys: _Keys) -> _Keys:
-    return _Keys(_expand(keys.secret, "traffic upd", b""))
+def _updated(keys: Keys) -> Keys:
+    return Keys(expand(keys.secret, "traffic upd", b""))
 
 
 @dataclass

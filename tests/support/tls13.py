@@ -36,17 +36,17 @@ def _message(kind: int, body: bytes) -> bytes:
     return bytes([kind]) + vector(body, 3)
 
 
-def _expand(secret: bytes, label: str, context: bytes, length: int = 32) -> bytes:
+def expand(secret: bytes, label: str, context: bytes, length: int = 32) -> bytes:
     info = length.to_bytes(2) + vector(b"tls13 " + label.encode(), 1) + vector(context, 1)
     return hmac.digest(secret, info + b"\1", "sha256")[:length]
 
 
-class _Keys:
+class Keys:
     """Records of one direction."""
 
     def __init__(self, secret: bytes) -> None:
         self.secret = secret
-        self._aead, self._iv = AESGCM(_expand(secret, "key", b"", 16)), _expand(secret, "iv", b"", 12)
+        self._aead, self._iv = AESGCM(expand(secret, "key", b"", 16)), expand(secret, "iv", b"", 12)
         self._sequence = 0
 
     def _nonce(self) -> bytes:
@@ -77,7 +77,7 @@ class Tls13:
         self._key = X25519PrivateKey.generate()
         self._random, self._session = os.urandom(32), os.urandom(32)
         self._transcript, self._piece = b"", piece
-        self._reading: _Keys | None = None
+        self._reading: Keys | None = None
         self._pending = b""
         try:
             self._handshake(alpn, again)
@@ -122,12 +122,12 @@ class Tls13:
         shared = self._key.exchange(X25519PublicKey.from_public_bytes(server[share : share + 32]))
         nothing, empty = bytes(32), hashlib.sha256().digest()
         early = hmac.digest(nothing, nothing, "sha256")
-        secret = hmac.digest(_expand(early, "derived", empty), shared, "sha256")
-        ours, self._reading = (_Keys(_expand(secret, f"{side} hs traffic", self._hash())) for side in "cs")
+        secret = hmac.digest(expand(early, "derived", empty), shared, "sha256")
+        ours, self._reading = (Keys(expand(secret, f"{side} hs traffic", self._hash())) for side in "cs")
         self._next(FINISHED)
-        master = hmac.digest(_expand(secret, "derived", empty), nothing, "sha256")
-        self._writing, self._reading = (_Keys(_expand(master, f"{side} ap traffic", self._hash())) for side in "cs")
-        proof = hmac.digest(_expand(ours.secret, "finished", b""), self._hash(), "sha256")
+        master = hmac.digest(expand(secret, "derived", empty), nothing, "sha256")
+        self._writing, self._reading = (Keys(expand(master, f"{side} ap traffic", self._hash())) for side in "cs")
+        proof = hmac.digest(expand(ours.secret, "finished", b""), self._hash(), "sha256")
         self._tcp.sendall(ours.seal(HANDSHAKE, _message(FINISHED, proof)))
 
     def _hello(self, alpn: Sequence[str], *, with_key: bool) -> None:
