@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::drain::Drain;
-use crate::listener::Listener;
+use crate::listener::{Listener, TAKEN_BACK};
 use crate::overload::Step;
 
 /// One downstream connection, from the finished handshake to its end. It keeps the configuration it began with.
@@ -122,7 +122,8 @@ impl Connection {
 
     /// What responses on it say in `Alt-Svc`; None: nothing.
     pub fn alt_svc(&self) -> Option<HeaderValue> {
-        self.listener.alt_svc().filter(|_| self.listener.sites.over_quic(self))
+        // What was said before is taken back wherever it may have been heard.
+        self.listener.alt_svc().filter(|value| value == TAKEN_BACK || self.listener.sites.over_quic(self))
     }
 
     pub fn record(&self) -> ConnectionRecord<'_> {

@@ -29,6 +29,9 @@ use crate::router::{self, Router};
 use crate::sites::Sites;
 use crate::upstream::Upstreams;
 
+/// What `Alt-Svc` says where h3 was spoken, and is no more (RFC 7838, section 3).
+pub const TAKEN_BACK: &str = "clear";
+
 /// Everything a connection needs of its listener's configuration. A reload makes a new one.
 #[derive(Debug)]
 pub struct Listener {
@@ -292,7 +295,7 @@ impl Listener {
 
     /// From here on responses take back what others have said before.
     fn withdraw(&self) {
-        self.alt_svc.value.store(Some(Arc::new(HeaderValue::from_static("clear"))));
+        self.alt_svc.value.store(Some(Arc::new(HeaderValue::from_static(TAKEN_BACK))));
     }
 
     /// Counts a handshake that did not finish.
