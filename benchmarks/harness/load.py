@@ -216,9 +216,12 @@ def _run(command: list[str], core: str | None, seconds: float) -> str:
         openssl.write(_OPENSSL)
         openssl.flush()
         environment = {**os.environ, "OPENSSL_CONF": openssl.name}
-        done = subprocess.run(
-            _pinned(command, core), env=environment, capture_output=True, text=True, timeout=seconds, check=False
-        )
+        try:
+            done = subprocess.run(
+                _pinned(command, core), env=environment, capture_output=True, text=True, timeout=seconds, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise LoadError(f"{' '.join(command)}: not done after {seconds:g} s") from None
     if done.returncode:
         raise LoadError(f"{' '.join(command)}: {done.stderr or done.stdout}")
     return done.stdout
