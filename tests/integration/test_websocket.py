@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientWebSocketResponse
 
 from support.build import CLIENTS
 from support.certificates import Authority, Pair
@@ -295,21 +295,11 @@ class Page(Chromium):
         super().__init__()
         self._script = script
 
-    async def _visit(self, debugging: int, ports: Ports) -> dict[str, Said]:
-        said = {}
-        async with ClientSession(f"http://127.0.0.1:{debugging}") as session:
-            async with session.get("/json/list") as listed:
-                page = next(one for one in await listed.json() if one["type"] == "page")
-            async with session.ws_connect(page["webSocketDebuggerUrl"]) as tools:
-                for name, port in ports.by_name.items():
-                    await self._call(tools, "Page.navigate", url=f"https://localhost:{port}/page")
-                    evaluate = {"id": 2, "method": "Runtime.evaluate"}
-                    settings = {"expression": self._script, "awaitPromise": True, "returnByValue": True}
-                    await tools.send_json(evaluate | {"params": settings})
-                    while (answer := await tools.receive_json(timeout=60)).get("id") != 2:
-                        pass
-                    said[name] = Said("exceptionDetails" not in answer["result"], str(answer["result"]["result"]))
-        return said
+    async def _look(self, tools: ClientWebSocketResponse, url: str) -> Said:
+        await self._call(tools, "Page.navigate", url=url)
+        settings = {"awaitPromise": True, "returnByValue": True}
+        got = await self._call(tools, "Runtime.evaluate", expression=self._script, **settings)
+        return Said("exceptionDetails" not in got, str(got["result"]))
 
 
 class TestBrowsers:
@@ -326,7 +316,7 @@ class TestBrowsers:
             }};
             socket.onclose = (closed) => done([text.slice(0, 5), text.length, closed.code, closed.wasClean].join(" "));
         }})"""
-        said = Page(script)(Ports(authority.certificate, {"edge": port}, tmp_path))["edge"]
+        said = Page(script)(Ports(authority.certificate, {"edge": port}, tmp_path, "/page"))["edge"]
         assert said.ok and f"'hello {5 + (1 << 20)} 4003 true'" in said.words, said
         path = "/echo?chromium"
         line = eventually(lambda: [one for one in running.logged() if one.get("path") == path])[0]

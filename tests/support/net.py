@@ -1,11 +1,12 @@
-"""Ports, and waiting for things that take a moment."""
+"""Ports and connections, and waiting for things that take a moment."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 T = TypeVar("T")
 
@@ -46,3 +47,23 @@ def wait_for_port(port: int, timeout: float = 10) -> None:
             return True
 
     eventually(connect, timeout)
+
+
+class Dialled:
+    """A TCP connection to a server, until the block ends."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._tcp = socket.create_connection(address, timeout=10)
+        self._stream = self._tcp.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stream.close()
+        self._tcp.close()

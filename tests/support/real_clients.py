@@ -228,16 +228,19 @@ class Chromium:
                 page = next(one for one in await listed.json() if one["type"] == "page")
             async with session.ws_connect(page["webSocketDebuggerUrl"]) as tools:
                 for name, port in ports.by_name.items():
-                    gone = await self._call(tools, "Page.navigate", url=ports.url(port))
-                    said[name] = Said("errorText" not in gone, gone.get("errorText", ""))
+                    said[name] = await self._look(tools, ports.url(port))
                 with contextlib.suppress(ConnectionError):
                     await tools.send_json({"id": 0, "method": "Browser.close"})
         return said
 
+    async def _look(self, tools: ClientWebSocketResponse, url: str) -> Said:
+        gone = await self._call(tools, "Page.navigate", url=url)
+        return Said("errorText" not in gone, gone.get("errorText", ""))
+
     @staticmethod
-    async def _call(tools: ClientWebSocketResponse, method: str, **parameters: str) -> dict[str, Any]:
+    async def _call(tools: ClientWebSocketResponse, method: str, **parameters: Any) -> dict[str, Any]:
         await tools.send_json({"id": 1, "method": method, "params": parameters})
-        while (answer := await tools.receive_json(timeout=30)).get("id") != 1:
+        while (answer := await tools.receive_json(timeout=60)).get("id") != 1:
             pass
         result: dict[str, Any] = answer["result"]
         return result

@@ -6,16 +6,15 @@ import contextlib
 import hashlib
 import hmac
 import os
-import socket
 import struct
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .client import Address
+from .net import Dialled
 from .raw_tls import (
     ALERT,
     CHANGE,
@@ -33,12 +32,11 @@ from .raw_tls import (
 from .tls13 import FINISHED, HANDSHAKE, X25519, vector
 
 
-class Tls12:
+class Tls12(Dialled):
     """A connection. `shape`: makes its ClientHello of the usual one."""
 
     def __init__(self, address: Address, shape: Callable[[Hello], Hello] = lambda hello: hello) -> None:
-        self._tcp = socket.create_connection(address, timeout=10)
-        self._stream = self._tcp.makefile("rb")
+        super().__init__(address)
         self._key = X25519PrivateKey.generate()
         self._shape = shape
         self._transcript = b""
@@ -61,18 +59,6 @@ class Tls12:
             client.close()
             raise
         return client
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._stream.close()
-        self._tcp.close()
 
     def hello(self) -> Hello:
         return self._shape(Hello(random=self._random).tls12())

@@ -8,17 +8,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import socket
 import struct
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from .client import Address
+from .net import Dialled
 
 HANDSHAKE, APPLICATION = 22, 23
 CLIENT_HELLO, SERVER_HELLO, FINISHED, MESSAGE_HASH = 1, 2, 20, 254
@@ -63,7 +61,7 @@ class Keys:
         return plain[-1], plain[:-1]
 
 
-class Tls13:
+class Tls13(Dialled):
     """A connection. `alpn`: what its first ClientHello offers; `again`: its second, where the first sends no key.
 
     `piece`: the most bytes of a ClientHello in one record, each of which is sent by itself.
@@ -72,8 +70,7 @@ class Tls13:
     def __init__(
         self, address: Address, alpn: Sequence[str], *, again: Sequence[str] | None = None, piece: int = 16_384
     ) -> None:
-        self._tcp = socket.create_connection(address, timeout=10)
-        self._stream = self._tcp.makefile("rb")
+        super().__init__(address)
         self._key = X25519PrivateKey.generate()
         self._random, self._session = os.urandom(32), os.urandom(32)
         self._transcript, self._piece = b"", piece
@@ -84,18 +81,6 @@ class Tls13:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._stream.close()
-        self._tcp.close()
 
     def send(self, data: bytes) -> None:
         self._tcp.sendall(self._writing.seal(APPLICATION, data))
