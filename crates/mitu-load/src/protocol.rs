@@ -46,6 +46,12 @@ impl Answer {
     }
 }
 
+/// The length of a string in a head, where HPACK's and QPACK's coding of integers has one byte for it.
+pub fn one_byte_length(value: &str) -> Result<u8, LoadError> {
+    let length = u8::try_from(value.len()).ok().filter(|length| *length < 127);
+    length.ok_or_else(|| LoadError::Usage(format!("'{value}' is longer than 126 bytes")))
+}
+
 /// One end of a connection, as far as its exchanges have come.
 pub enum Conversation {
     Http1(http1::Client),

@@ -9,7 +9,7 @@ use quinn::{Connection, ConnectionError, Endpoint, SendStream};
 use rustls::ClientConfig;
 
 use crate::error::LoadError;
-use crate::protocol::Answer;
+use crate::protocol::{Answer, one_byte_length};
 use crate::target::Target;
 
 pub const ALPN: &[u8] = b"h3";
@@ -38,12 +38,11 @@ pub fn endpoint(server: SocketAddr) -> io::Result<Endpoint> {
 
 impl Client {
     pub async fn open(target: &Target, tls: &Arc<ClientConfig>) -> Result<Self, LoadError> {
-        let failed = |error: io::Error| LoadError::Handshake(error);
         let config = QuicClientConfig::try_from(tls.clone()).map_err(|error| LoadError::Usage(error.to_string()))?;
         let config = quinn::ClientConfig::new(Arc::new(config));
         let connecting = target.endpoint()?.connect_with(config, target.address, &target.server_name.to_str());
-        let connection = connecting.map_err(|error| failed(io::Error::other(error)))?.await;
-        let connection = connection.map_err(|error| failed(error.into()))?;
+        let connecting = connecting.map_err(|error| LoadError::Handshake(io::Error::other(error)))?;
+        let connection = connecting.await.map_err(|error| LoadError::Handshake(error.into()))?;
         let mut control = connection.open_uni().await?;
         control.write_all(CONTROL).await.map_err(io::Error::from)?;
         Ok(Self { connection, _control: control })
@@ -82,9 +81,7 @@ fn request(host: &str, path: &str) -> Result<Vec<u8>, LoadError> {
     const PATH: u8 = 0x51;
     let mut section = [PREFIX.as_slice(), &[METHOD_GET, SCHEME_HTTPS]].concat();
     for (name, value) in [(AUTHORITY, host), (PATH, path)] {
-        let length = u8::try_from(value.len()).ok().filter(|length| *length < 127);
-        let length = length.ok_or_else(|| LoadError::Usage(format!("'{value}' is longer than 126 bytes")))?;
-        section.extend_from_slice(&[name, length]);
+        section.extend_from_slice(&[name, one_byte_length(value)?]);
         section.extend_from_slice(value.as_bytes());
     }
     let length = u16::try_from(section.len()).unwrap_or(u16::MAX) | 0x4000;

@@ -4,7 +4,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Answer, HEAD_LIMIT, Stream};
+use super::{Answer, HEAD_LIMIT, Stream, one_byte_length};
 use crate::error::LoadError;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -169,10 +169,7 @@ fn request_block(host: &str, path: &str) -> Result<Vec<u8>, LoadError> {
     const PATH: u8 = 0x04;
     let mut block = vec![METHOD_GET, SCHEME_HTTPS];
     for (name, value) in [(AUTHORITY, host), (PATH, path)] {
-        // Lengths below 127 are one byte in HPACK's integer coding.
-        let length = u8::try_from(value.len()).ok().filter(|length| *length < 127);
-        let length = length.ok_or_else(|| LoadError::Usage(format!("'{value}' is longer than 126 bytes")))?;
-        block.extend_from_slice(&[name, length]);
+        block.extend_from_slice(&[name, one_byte_length(value)?]);
         block.extend_from_slice(value.as_bytes());
     }
     Ok(block)

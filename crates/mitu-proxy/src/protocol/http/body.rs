@@ -395,9 +395,10 @@ impl ResponseBody {
         body
     }
 
-    /// The response is complete without its body: `HEAD`, `304`.
+    /// The response is complete, with or without its body (`HEAD`, `304`).
     pub fn delivered(&mut self) {
         self.account.delivered();
+        self.settled();
     }
 
     /// Keeps `stream` in progress until this body is done with.
@@ -481,8 +482,7 @@ impl Body for ResponseBody {
         }
         Poll::Ready(match frame {
             None => {
-                this.account.delivered();
-                this.settled();
+                this.delivered();
                 None
             }
             Some(Ok(frame)) => {
@@ -496,14 +496,12 @@ impl Body for ResponseBody {
                 if let Some(data) = frame.data_ref() {
                     this.account.sent(data.len() as u64);
                     if this.is_end_stream() {
-                        this.account.delivered();
-                        this.settled();
+                        this.delivered();
                     }
                     Some(Ok(frame))
                 } else {
                     // Nothing comes behind trailers, and nobody asks.
-                    this.account.delivered();
-                    this.settled();
+                    this.delivered();
                     Some(Ok(without_refused_trailers(frame, &this.refused)))
                 }
             }

@@ -39,7 +39,8 @@ const IN_FLIGHT: u64 = 8 * 1024;
 
 /// Serves the request that a client makes on this stream.
 pub async fn serve(shared: Arc<Shared>, send: SendStream, recv: RecvStream, mut stream: Stream) {
-    let mut responder = Responder { send, stopped: None, timer: LazyTimer::default() };
+    let patience = Duration::from_millis(shared.downstream.connection.listener.timeouts.idle_ms);
+    let mut responder = Responder { send, stopped: None, timer: LazyTimer::default(), patience };
     match answer(&shared, &mut responder, recv, &stream).await {
         Err(StreamError::Broken(violation)) => shared.violated(violation),
         Err(StreamError::Cancelled) => {}
@@ -152,6 +153,8 @@ pub struct Responder {
     /// Resolves when the client does not want the response any more, or has all of it; made when first waited for.
     stopped: Option<Stopped>,
     timer: LazyTimer,
+    /// How long the client may leave what is written.
+    patience: Duration,
 }
 
 impl Responder {
@@ -191,7 +194,6 @@ impl Responder {
         method: &Method,
         stream: &Stream,
     ) -> Result<(), StreamError> {
-        let patience = Duration::from_millis(shared.downstream.connection.listener.timeouts.idle_ms);
         let (parts, mut body) = response.into_parts();
         let mut out = BytesMut::with_capacity(512);
         let bodiless = *method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
@@ -208,7 +210,7 @@ impl Responder {
         if bodiless {
             body.delivered();
         } else {
-            while let Some(frame) = self.next_frame(&mut body, &mut out, patience).await? {
+            while let Some(frame) = self.next_frame(&mut body, &mut out).await? {
                 stream.moved();
                 match frame.into_data() {
                     Ok(data) => {
@@ -217,7 +219,7 @@ impl Responder {
                         if data.len() <= COPIED {
                             out.put_slice(&data);
                         } else {
-                            self.write(&mut [out.split().freeze(), data], patience).await?;
+                            self.write(&mut [out.split().freeze(), data]).await?;
                         }
                     }
                     Err(frame) => {
@@ -226,7 +228,7 @@ impl Responder {
                     }
                 }
                 if out.len() >= BATCH {
-                    self.write(&mut [out.split().freeze()], patience).await?;
+                    self.write(&mut [out.split().freeze()]).await?;
                 }
                 if body.is_end_stream() {
                     break;
@@ -234,7 +236,7 @@ impl Responder {
             }
         }
         if !out.is_empty() {
-            self.write(&mut [out.freeze()], patience).await?;
+            self.write(&mut [out.freeze()]).await?;
         }
         // The client cannot have cancelled what it has not.
         let _ = self.send.finish();
@@ -251,12 +253,11 @@ impl Responder {
         &mut self,
         body: &mut ResponseBody,
         out: &mut BytesMut,
-        patience: Duration,
     ) -> Result<Option<Frame<Bytes>>, StreamError> {
         let mut polled = poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context))).await;
         if polled.is_pending() {
             if !out.is_empty() {
-                self.write(&mut [out.split().freeze()], patience).await?;
+                self.write(&mut [out.split().freeze()]).await?;
             }
             polled =
                 Poll::Ready(self.unless_stopped(poll_fn(|context| Pin::new(&mut *body).poll_frame(context))).await?);
@@ -268,9 +269,9 @@ impl Responder {
         })
     }
 
-    /// Writes as fast as the client takes it. One that takes nothing for `patience` is served no further.
-    pub async fn write(&mut self, chunks: &mut [Bytes], patience: Duration) -> Result<(), StreamError> {
-        let written = self.timer.limit(Instant::now() + patience, self.send.write_all_chunks(chunks)).await;
+    /// Writes as fast as the client takes it. One that takes nothing for too long is served no further.
+    pub async fn write(&mut self, chunks: &mut [Bytes]) -> Result<(), StreamError> {
+        let written = self.timer.limit(Instant::now() + self.patience, self.send.write_all_chunks(chunks)).await;
         match written {
             Some(written) => written.map_err(StreamError::from),
             None => {

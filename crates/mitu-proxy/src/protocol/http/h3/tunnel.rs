@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::Response;
@@ -49,9 +48,9 @@ impl<'a> Tunnel<'a> {
         let (parts, body) = response.into_parts();
         let mut head = BytesMut::with_capacity(512);
         put_headers(&mut head, |to| qpack::encode_head(parts.status, &parts.headers, to));
+        self.responder.write(&mut [head.freeze()]).await?;
         let listener = &shared.downstream.connection.listener;
         let (limits, timeouts) = (&listener.limits, &listener.timeouts);
-        self.responder.write(&mut [head.freeze()], Duration::from_millis(timeouts.idle_ms)).await?;
         let relayed = upgrade::run(
             &mut self,
             |tunnel, context| tunnel.poll_taken_back(context),
