@@ -153,7 +153,7 @@ pub struct AltSvcConfig {
     pub max_age_s: u64,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Connections open at once on the listener; further ones are closed on accept and counted.
@@ -168,7 +168,7 @@ pub struct Limits {
     pub buffer_bytes: usize,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
     /// From accept to the finished handshake, PROXY header included.
@@ -195,6 +195,9 @@ pub struct RouteConfig {
     pub request_body_bytes: Option<u64>,
     /// None: unlimited.
     pub response_body_bytes: Option<u64>,
+    /// Whether safe requests are served that come in early data, where somebody may send them again.
+    #[serde(default)]
+    pub early_data: bool,
     /// None: responses are passed on as they come.
     pub compress: Option<CompressConfig>,
     pub action: ActionConfig,

@@ -10,6 +10,7 @@ use http::HeaderValue;
 use mitu_telemetry::Telemetry;
 use mitu_telemetry::tls::StageTimes;
 use mitu_tls::alpn::{Terms, Verdict};
+use mitu_tls::early_data::EarlyData;
 use mitu_tls::identity::ClientIdentity;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -38,6 +39,8 @@ pub struct Connection {
     /// The suite's IANA name.
     pub cipher: &'static str,
     pub resumed: bool,
+    /// Whether the client has finished its handshake; None: it had before anything else came.
+    pub early_data: Option<EarlyData>,
     /// From the ClientHello, lower case.
     pub server_name: Option<Arc<str>>,
     /// The site that has it; none: an unknown name, or none at all.
@@ -118,6 +121,11 @@ impl Connection {
     /// Whether it has served its client: one that has just come is not let go yet.
     pub fn has_served(&self) -> bool {
         self.requests.load(Ordering::Relaxed) > 0
+    }
+
+    /// While what the client sends may be a replay of what another has sent.
+    pub fn unconfirmed(&self) -> Option<&EarlyData> {
+        self.early_data.as_ref().filter(|early| !early.is_confirmed())
     }
 
     /// What responses on it say in `Alt-Svc`; None: nothing.

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mitu_telemetry::tls::StageTimes;
 use mitu_tls::alpn::{Terms, Verdict};
 use mitu_tls::client_hello;
+use mitu_tls::early_data::EarlyData;
 use mitu_tls::handshake::{self, Clock, Failed, HandshakeError};
 use mitu_tls::identity::ClientIdentity;
 use mitu_tls::quic::{Handshake, Negotiated};
 use mitu_tls::select::Chosen;
-use quinn::{ConnectionError, Incoming, ServerConfig};
+use quinn::{Connecting, ConnectionError, Incoming, ServerConfig, ZeroRttAccepted};
 use rustls::{CertificateError, HandshakeKind, ProtocolVersion};
 use serde::Serialize;
 use tokio::net::TcpStream;
@@ -134,7 +135,9 @@ fn open(
     drain: Drain,
     worker: &Worker,
 ) -> (Stream, usize, Arc<Connection>) {
-    let Secured { stream, protocol, terms, local, version, cipher, resumed, server_name, identity, .. } = secured;
+    let Secured {
+        stream, protocol, terms, local, version, cipher, resumed, early_data, server_name, identity, ..
+    } = secured;
     let connection = Connection {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         worker: worker.index,
@@ -146,6 +149,7 @@ fn open(
         version,
         cipher,
         resumed,
+        early_data,
         site: listener.sites.named(server_name.as_deref()),
         server_name,
         identity,
@@ -180,7 +184,7 @@ async fn established(serving: impl Future<Output = ()>, gate: &Gate) {
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// A stream whose handshake is done, with what it negotiated.
+/// A stream whose handshake is done, but for the client's last message where there is early data, with what it negotiated.
 struct Secured {
     stream: Stream,
     prepared: usize,
@@ -190,6 +194,7 @@ struct Secured {
     version: &'static str,
     cipher: &'static str,
     resumed: bool,
+    early_data: Option<EarlyData>,
     server_name: Option<Arc<str>>,
     identity: Option<Arc<ClientIdentity>>,
 }
@@ -277,8 +282,21 @@ async fn secure(
     if resumed && identity.as_ref().is_some_and(|identity| identity.is_expired(SystemTime::now())) {
         return Err(HandshakeError::Tls(CertificateError::Expired.into()).into());
     }
+    let early_data = stream.early_data();
     let stream = Stream::Tcp(stream);
-    Ok(Secured { stream, prepared, protocol, terms, local, version, cipher, resumed, server_name, identity })
+    Ok(Secured {
+        stream,
+        prepared,
+        protocol,
+        terms,
+        local,
+        version,
+        cipher,
+        resumed,
+        early_data,
+        server_name,
+        identity,
+    })
 }
 
 /// The same in QUIC. The gate knows no more of a client than its address: all are taken for full handshakes.
@@ -299,19 +317,58 @@ async fn secure_quic(
     // Whoever is refused is told, and may come by TCP.
     pass.comes_from(peer.ip()).map_err(refused)?;
     pass.turn(Kind::Full).await.map_err(refused)?;
-    let connecting = incoming.accept_with(config).map_err(quic_error)?;
-    let quic = connecting.await.map_err(quic_error)?;
+    let mut connecting = incoming.accept_with(config).map_err(quic_error)?;
+    let early = listener.allows_early_quic() && has_early_data(&mut connecting).await?;
+    let early = if early { connecting.into_0rtt() } else { Err(connecting) };
+    let (quic, early_data) = match early {
+        Ok((quic, done)) => {
+            let early_data = confirmed_by(quic.clone(), done);
+            (quic, Some(early_data))
+        }
+        Err(connecting) => (connecting.await.map_err(quic_error)?, None),
+    };
 
     let negotiated = quic.handshake_data().and_then(|data| data.downcast::<Negotiated>().ok());
     let Some(negotiated) = negotiated else { return Err(HandshakeError::Quic("no handshake".to_owned())) };
-    let Negotiated { prepared, protocol, terms, server_name, cipher, resumed, leaf } = *negotiated;
+    let Negotiated { prepared, protocol, terms, server_name, cipher, resumed, leaf, .. } = *negotiated;
     let identity = leaf.map(|leaf| Arc::new(ClientIdentity::from_verified(&leaf)));
     if resumed && identity.as_ref().is_some_and(|identity| identity.is_expired(SystemTime::now())) {
         quic.close(0_u32.into(), b"the certificate has expired");
         return Err(HandshakeError::Tls(CertificateError::Expired.into()));
     }
     let (stream, version) = (Stream::Quic(quic), "TLSv1.3");
-    Ok(Secured { stream, prepared, protocol, terms, local, version, cipher, resumed, server_name, identity })
+    Ok(Secured {
+        stream,
+        prepared,
+        protocol,
+        terms,
+        local,
+        version,
+        cipher,
+        resumed,
+        early_data,
+        server_name,
+        identity,
+    })
+}
+
+/// Whether the client has sent some, as its ClientHello says.
+async fn has_early_data(connecting: &mut Connecting) -> Result<bool, HandshakeError> {
+    let hello = connecting.handshake_data().await.map_err(quic_error)?;
+    Ok(hello.downcast_ref::<Negotiated>().is_some_and(|negotiated| negotiated.early_data))
+}
+
+/// Told when the handshake is done; and never, where the connection ends before.
+fn confirmed_by(quic: quinn::Connection, done: ZeroRttAccepted) -> EarlyData {
+    let (confirmation, early_data) = EarlyData::new();
+    tokio::spawn(async move {
+        // On this side it does not say whether the handshake was finished or given up.
+        done.await;
+        if quic.close_reason().is_none() {
+            confirmation.confirm();
+        }
+    });
+    early_data
 }
 
 fn quic_error(error: ConnectionError) -> HandshakeError {

@@ -13,6 +13,7 @@ use mitu_telemetry::tls::{HandshakeLabels, HandshakeMetrics};
 use mitu_tls::alpn::{OFFERED_SETS, Verdict};
 use mitu_tls::certificate::Certificates;
 use mitu_tls::client_hello::ClientHello;
+use mitu_tls::early_data;
 use mitu_tls::error::{Secrets, TlsConfigError};
 use mitu_tls::handshake::{HandshakeError, Reason};
 use mitu_tls::quic::Choose;
@@ -66,6 +67,7 @@ struct Transport {
 struct Quic {
     transport: Transport,
     config: Arc<TransportConfig>,
+    early_data: bool,
 }
 
 /// Where else the listener's sites are to be had, as responses say it (RFC 7838).
@@ -113,6 +115,8 @@ impl Listener {
         ticketers: &mut Ticketers,
         previous: Option<&Self>,
     ) -> Result<Self, ListenerError> {
+        // Early data in QUIC comes under the limits of the connection before (RFC 9000, section 7.4.1).
+        let same_limits = previous.is_some_and(|one| one.limits == config.limits && one.timeouts == config.timeouts);
         let mut transport = |over_quic: bool| {
             let protocols = config.protocols.iter().enumerate();
             let protocols = protocols.filter(|(_, protocol)| is_over_quic(&protocol.handler) == over_quic);
@@ -123,6 +127,8 @@ impl Listener {
                 protocols: offers.collect(),
                 sites: &config.sites,
                 default_site: config.default_site,
+                early_data: if over_quic { early_data::IN_QUIC } else { early_data::MAX_TCP },
+                is_as_before: !over_quic || same_limits,
             };
             let (secrets, previous) = (parts.secrets, parts.previous_tickets);
             let selector = Selector::new(&selector, parts.certificates, secrets, ticketers, previous)?;
@@ -135,8 +141,10 @@ impl Listener {
         let tcp = transport(false)?;
         let over_quic = config.protocols.iter().any(|protocol| is_over_quic(&protocol.handler));
         let quic = over_quic.then(|| {
+            let early_data =
+                config.protocols.iter().any(|protocol| is_over_quic(&protocol.handler) && protocol.tls.early_data);
             let config = Arc::new(crate::quic::transport(&config.limits, &config.timeouts));
-            Ok::<_, ListenerError>(Quic { transport: transport(true)?, config })
+            Ok::<_, ListenerError>(Quic { transport: transport(true)?, config, early_data })
         });
         let serve = |protocol: &crate::config::ProtocolConfig| {
             let handler = match &protocol.handler {
@@ -190,6 +198,11 @@ impl Listener {
     /// How QUIC connections behave here.
     pub fn quic_transport(&self) -> Option<Arc<TransportConfig>> {
         self.quic.as_ref().map(|quic| quic.config.clone())
+    }
+
+    /// Whether QUIC connections may begin with early data.
+    pub fn allows_early_quic(&self) -> bool {
+        self.quic.as_ref().is_some_and(|quic| quic.early_data)
     }
 
     /// Chooses for a ClientHello on TCP, and counts what was offered and chosen.

@@ -27,6 +27,7 @@ pub fn status(reason: Reason) -> StatusCode {
         Reason::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
         Reason::NoRoute => StatusCode::NOT_FOUND,
         Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Reason::TooEarly => StatusCode::TOO_EARLY,
         Reason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         Reason::NoEndpoint | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         Reason::ResolveFailed

@@ -71,6 +71,8 @@ pub struct Route {
     /// In place of the listener's.
     pub request_body_bytes: Option<u64>,
     pub response_body_bytes: Option<u64>,
+    /// Whether safe requests are served that come in early data.
+    pub early_data: bool,
     pub compression: Option<Compression>,
     pub action: Action,
     pub metrics: RouteMetrics,
@@ -200,6 +202,7 @@ impl Route {
             limiters: config.rate_limits.iter().map(limiter).collect::<Result<_, _>>()?,
             request_body_bytes: config.request_body_bytes,
             response_body_bytes: config.response_body_bytes,
+            early_data: config.early_data,
             compression: config.compress.as_ref().map(Compression::build),
             action,
             metrics,
@@ -295,6 +298,7 @@ mod tests {
                 rate_limits: Vec::new(),
                 request_body_bytes: None,
                 response_body_bytes: None,
+                early_data: false,
                 compress: None,
                 action: ActionConfig::Respond { status: 200, headers: Vec::new(), body: "x".into() },
             })

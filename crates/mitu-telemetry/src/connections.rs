@@ -15,6 +15,7 @@ pub struct Families {
     access_log_dropped: IntCounterVec,
     overload_step: IntGaugeVec,
     overload_actions: IntCounterVec,
+    early_data: IntCounterVec,
     memory_pressure: Gauge,
     connections_pressure: GaugeVec,
 }
@@ -39,6 +40,9 @@ pub struct ListenerMetrics {
     /// Connections that would have been kept, and requests that would have been served.
     pub overload_keepalive: IntCounter,
     pub overload_requests: IntCounter,
+    /// Requests in early data: those that were served at once, and those that had to wait for the handshake.
+    pub early_data_served: IntCounter,
+    pub early_data_delayed: IntCounter,
 }
 
 /// How overloaded one listener is.
@@ -115,6 +119,11 @@ impl Families {
                 "What was not done because of overload, by action.",
                 &["listener", "action"],
             )?,
+            early_data: counter(
+                "mitu_http_early_data_requests_total",
+                "Requests that came before the end of the handshake; served: at once, delayed: after it.",
+                &["listener", "outcome"],
+            )?,
             memory_pressure: register(
                 registry,
                 Gauge::new("mitu_overload_memory_ratio", "Resident memory, as a share of its ceiling."),
@@ -143,6 +152,8 @@ impl Families {
             refused_overload: refused("overload"),
             overload_keepalive: action("disable_keepalive"),
             overload_requests: action("stop_accepting_requests"),
+            early_data_served: self.early_data.with_label_values(&[name, "served"]),
+            early_data_delayed: self.early_data.with_label_values(&[name, "delayed"]),
         }
     }
 

@@ -19,9 +19,9 @@ const BUCKETS: [f64; 16] =
     [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
 
 /// Status codes whose counters are kept at hand; others are looked up by label.
-const STATUSES: [u16; 32] = [
+const STATUSES: [u16; 33] = [
     101, 200, 201, 202, 204, 206, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 409, 410, 412, 413, 415, 416,
-    417, 422, 429, 431, 499, 500, 502, 503, 504,
+    417, 422, 425, 429, 431, 499, 500, 502, 503, 504,
 ];
 
 #[derive(Debug)]
@@ -219,6 +219,9 @@ pub struct RequestRecord<'a> {
     pub host: &'a str,
     /// As the client sent it, with its query.
     pub path: &'a str,
+    /// Whether it was served before the end of the handshake.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub early_data: bool,
     pub route: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<&'a str>,

@@ -74,6 +74,9 @@ pub struct TlsPolicy {
     pub client_auth: ClientAuthConfig,
     /// TLS 1.3 tickets sent after a full handshake; 0: no resumption, in TLS 1.2 neither.
     pub tickets: usize,
+    /// Whether clients that resume may send early data; their sessions are then kept here, in place of tickets that any
+    /// node opens.
+    pub early_data: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

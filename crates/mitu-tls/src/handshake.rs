@@ -167,7 +167,8 @@ impl Drop for Clock<'_> {
     }
 }
 
-/// Runs the handshake to its end, from the ClientHello, which has been read. The caller bounds the time.
+/// Runs the handshake to its end, from the ClientHello, which has been read, or to the first early data. The caller
+/// bounds the time.
 pub async fn run(
     tcp: TcpStream,
     hello: Vec<u8>,
@@ -190,9 +191,9 @@ pub async fn run(
         return Err(Failed { error: error.into(), told: told.then(|| flight.into_tcp()) });
     }
     let mut stream = SecureStream::new(session);
-    // In TLS 1.2 the client waits for the end of the handshake; in TLS 1.3 only tickets are held, which can wait for the
-    // first response.
-    if stream.tls().protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+    // In TLS 1.2 the client waits for the end of the handshake, and with early data for this side's part of it; else only
+    // tickets are held, which can wait for the first response.
+    if stream.tls().protocol_version() == Some(ProtocolVersion::TLSv1_2) || stream.early_data().is_some() {
         stream.flush().await?;
     }
     Ok(stream)

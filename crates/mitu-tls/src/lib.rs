@@ -6,6 +6,7 @@ pub mod alpn;
 pub mod certificate;
 pub mod client_hello;
 pub mod config;
+pub mod early_data;
 pub mod error;
 pub mod group;
 pub mod handshake;

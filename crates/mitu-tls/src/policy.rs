@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 use crate::certificate::{Certificate, read_chain};
 use crate::config::{ClientAuthConfig, TlsPolicy, Version};
+use crate::early_data;
 use crate::error::{Secrets, TlsConfigError};
 use crate::group::{self, Groups};
 use crate::provider::base_provider;
+use crate::ticket::Resumption;
 
 /// A policy made ready: what all server configurations under it share.
 #[derive(Debug)]
@@ -56,15 +58,15 @@ impl PreparedPolicy {
     }
 
     /// The configurations for one certificate and one protocol, in the order of the groups. `alpn`: none where the
-    /// client's offers are passed over; `ticketer`: none without resumption.
+    /// client's offers are passed over; `resumption`: none where there is none.
     pub fn server_configs(
         &self,
         alpn: Option<&str>,
         certificate: &Certificate,
-        ticketer: Option<&Arc<dyn ProducesTickets>>,
+        resumption: Option<&Resumption>,
     ) -> Result<Box<[Arc<ServerConfig>]>, TlsConfigError> {
         let resolver = Arc::new(SingleCertAndKey::from(certificate.key.clone()));
-        let make = |provider| self.server_config(provider, alpn, &resolver, ticketer).map(Arc::new);
+        let make = |provider| self.server_config(provider, alpn, &resolver, resumption).map(Arc::new);
         self.providers.iter().map(make).collect()
     }
 
@@ -73,7 +75,7 @@ impl PreparedPolicy {
         provider: &Arc<CryptoProvider>,
         alpn: Option<&str>,
         resolver: &Arc<SingleCertAndKey>,
-        ticketer: Option<&Arc<dyn ProducesTickets>>,
+        resumption: Option<&Resumption>,
     ) -> Result<ServerConfig, TlsConfigError> {
         let mut config = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&self.versions)?
@@ -82,11 +84,15 @@ impl PreparedPolicy {
         config.alpn_protocols = alpn.map(|alpn| alpn.as_bytes().to_vec()).into_iter().collect();
         // The server knows which suite its machine computes fastest; clients list them all as acceptable.
         config.ignore_client_order = true;
-        // Stateless tickets only: nothing is stored for a client, so nothing can be filled up by clients.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = self.tickets;
-        if let Some(ticketer) = ticketer {
-            config.ticketer = ticketer.clone();
+        match resumption {
+            None => {}
+            Some(Resumption::Tickets(ticketer)) => config.ticketer = ticketer.clone(),
+            Some(Resumption::Sessions { kept, early_data }) => {
+                config.session_storage = kept.clone();
+                early_data::allow(&mut config, *early_data);
+            }
         }
         Ok(config)
     }
@@ -202,6 +208,7 @@ mod tests {
             post_quantum: PostQuantum::Allow,
             client_auth: ClientAuthConfig::None,
             tickets: 1,
+            early_data: false,
         }
     }
 

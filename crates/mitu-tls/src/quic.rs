@@ -1,6 +1,8 @@
 //! TLS inside QUIC (RFC 9001): a ClientHello is chosen for as it is on TCP, and the messages of the handshake travel in
 //! QUIC's packets, whose keys come from it.
 
+mod padding;
+
 use std::any::Any;
 use std::fmt;
 use std::io::Cursor;
@@ -11,10 +13,11 @@ use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::rand::{self, SystemRandom};
 use aws_lc_rs::{error::Unspecified, hmac};
+use bytes::BytesMut;
 use parking_lot::Mutex;
 use quinn_proto::crypto::{
-    self, ExportKeyingMaterialError, HandshakeTokenKey, HeaderKey, HmacKey, KeyPair, Keys as PacketKeys, PacketKey,
-    UnsupportedVersion,
+    self, CryptoError, ExportKeyingMaterialError, HandshakeTokenKey, HeaderKey, HmacKey, KeyPair, Keys as PacketKeys,
+    PacketKey, UnsupportedVersion,
 };
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectionId, Side, TransportError, TransportErrorCode};
@@ -97,6 +100,8 @@ pub struct Negotiated {
     /// The suite's IANA name.
     pub cipher: &'static str,
     pub resumed: bool,
+    /// Whether the client may have sent data already.
+    pub early_data: bool,
     /// The client's certificate, when one was verified.
     pub leaf: Option<CertificateDer<'static>>,
 }
@@ -171,6 +176,7 @@ struct Tls {
     prepared: usize,
     protocol: usize,
     terms: Terms,
+    early_data: bool,
 }
 
 impl Session {
@@ -212,8 +218,12 @@ impl Session {
         let (received, parameters) = (std::mem::take(received), std::mem::take(parameters));
         let connection =
             ServerConnection::new(config, Version::V1, parameters).map_err(|error| self.failed(error, None))?;
-        self.stage = Stage::Tls(Box::new(Tls { connection, prepared, protocol, terms }));
-        self.read(&received).map(|()| true)
+        self.stage = Stage::Tls(Box::new(Tls { connection, prepared, protocol, terms, early_data: false }));
+        self.read(&received)?;
+        if let Some(tls) = self.tls_mut() {
+            tls.early_data = tls.connection.zero_rtt_keys().is_some();
+        }
+        Ok(true)
     }
 
     fn read(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
@@ -258,7 +268,7 @@ impl crypto::Session for Session {
     }
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
-        let Tls { connection, prepared, protocol, terms } = self.tls()?;
+        let Tls { connection, prepared, protocol, terms, early_data } = self.tls()?;
         Some(Box::new(Negotiated {
             prepared: *prepared,
             protocol: *protocol,
@@ -266,6 +276,7 @@ impl crypto::Session for Session {
             server_name: connection.server_name().map(Arc::from),
             cipher: connection.negotiated_cipher_suite().map_or("", |suite| suite_name(&suite)),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            early_data: *early_data,
             leaf: connection.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.clone().into_owned()),
         }))
     }
@@ -315,7 +326,7 @@ impl crypto::Session for Session {
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
         let keys = self.next.as_mut()?.next_packet_keys();
-        Some(KeyPair { local: Box::new(keys.local), remote: Box::new(keys.remote) })
+        Some(KeyPair { local: Box::new(keys.local), remote: Box::new(Opener(keys.remote)) })
     }
 
     /// For clients alone.
@@ -333,6 +344,34 @@ impl crypto::Session for Session {
 fn keys(keys: quic::Keys) -> PacketKeys {
     PacketKeys {
         header: KeyPair { local: Box::new(keys.local.header), remote: Box::new(keys.remote.header) },
-        packet: KeyPair { local: Box::new(keys.local.packet), remote: Box::new(keys.remote.packet) },
+        packet: KeyPair { local: Box::new(keys.local.packet), remote: Box::new(Opener(keys.remote.packet)) },
+    }
+}
+
+/// Opens packets, and leaves their padding behind.
+struct Opener(Box<dyn quic::PacketKey>);
+
+impl PacketKey for Opener {
+    fn encrypt(&self, packet: u64, buffer: &mut [u8], header_len: usize) {
+        self.0.encrypt(packet, buffer, header_len);
+    }
+
+    fn decrypt(&self, packet: u64, header: &[u8], payload: &mut BytesMut) -> Result<(), CryptoError> {
+        self.0.decrypt(packet, header, payload)?;
+        let length = padding::close_gaps(payload);
+        payload.truncate(length);
+        Ok(())
+    }
+
+    fn tag_len(&self) -> usize {
+        PacketKey::tag_len(&self.0)
+    }
+
+    fn confidentiality_limit(&self) -> u64 {
+        PacketKey::confidentiality_limit(&self.0)
+    }
+
+    fn integrity_limit(&self) -> u64 {
+        PacketKey::integrity_limit(&self.0)
     }
 }

@@ -16,7 +16,7 @@ use crate::group::Groups;
 use crate::handshake::HandshakeError;
 use crate::policy::PreparedPolicy;
 use crate::server_name::ServerNameTable;
-use crate::ticket::{TicketScope, Ticketers};
+use crate::ticket::{Resumption, TicketScope, Ticketers};
 
 /// What one listener can choose from.
 #[derive(Debug)]
@@ -117,6 +117,10 @@ pub struct SelectorConfig<'a> {
     pub protocols: Vec<Offer<'a>>,
     pub sites: &'a [SiteConfig],
     pub default_site: Option<usize>,
+    /// How much early data a client may send where it is allowed, in bytes.
+    pub early_data: u32,
+    /// Whether what clients remember of this listener beside their session is still so.
+    pub is_as_before: bool,
 }
 
 /// A protocol that can be chosen.
@@ -156,18 +160,24 @@ impl Selector {
                     blocks.push(0..0);
                     continue;
                 }
-                let ticketer = if policy.tickets == 0 {
+                let resumption = if policy.tickets == 0 {
                     None
                 } else {
                     let scope = TicketScope::new(config.listener, &site.names, alpn, policy, secrets)?;
-                    Some(ticketers.get(scope, previous))
+                    Some(if policy.early_data {
+                        let previous = previous.filter(|_| config.is_as_before);
+                        let kept = ticketers.sessions(scope, previous);
+                        Resumption::Sessions { kept, early_data: config.early_data }
+                    } else {
+                        Resumption::Tickets(ticketers.get(scope, previous))
+                    })
                 };
                 let certificates = site_certificates(site, certificates, policy.provider)?;
                 let mut prepare = |alpn: Option<&str>| {
                     let first = prepared.len();
                     for certificate in &certificates {
                         prepared.push(Prepared {
-                            configs: ready.server_configs(alpn, certificate, ticketer.as_ref())?,
+                            configs: ready.server_configs(alpn, certificate, resumption.as_ref())?,
                             groups: ready.groups.clone(),
                             protocol,
                             site: name.clone(),

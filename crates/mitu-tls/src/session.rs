@@ -17,6 +17,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedS
 use rustls::{CommonState, Error, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::early_data::{Confirmation, EarlyData};
 use crate::stream::FlightStream;
 
 /// Bytes read at once: the largest record, with its head, is among them.
@@ -84,6 +85,8 @@ pub struct Session {
     ended: bool,
     /// So has this side.
     closed: bool,
+    /// Tells when the handshake is done, where data came before that.
+    unconfirmed: Option<Confirmation>,
     /// Why nothing is processed any more: rustls itself would go on behind a record that it could not open.
     failed: Option<Error>,
 }
@@ -99,14 +102,29 @@ impl Session {
     pub fn new(io: FlightStream, config: Arc<ServerConfig>, hello: Vec<u8>) -> Result<Self, Error> {
         let tls = UnbufferedServerConnection::new(config)?;
         let (plain, sealed) = Default::default();
-        Ok(Self { io, tls, received: hello, plain, sealed, ended: false, closed: false, failed: None })
+        Ok(Self {
+            io,
+            tls,
+            received: hello,
+            plain,
+            sealed,
+            ended: false,
+            closed: false,
+            unconfirmed: None,
+            failed: None,
+        })
     }
 
     pub fn tls(&self) -> &CommonState {
         &self.tls
     }
 
-    /// Goes on with the handshake until it is done or waits for the client.
+    /// Whether the handshake is done; None: it was before the client had sent anything else.
+    pub fn early_data(&self) -> Option<EarlyData> {
+        self.unconfirmed.as_ref().map(Confirmation::early_data)
+    }
+
+    /// Goes on with the handshake until it is done, there is early data, or it waits for the client.
     pub fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut hello = std::mem::take(&mut self.received);
         let mut result = self.receive(&mut hello, &mut ReadBuf::new(&mut [])).map_err(invalid);
@@ -115,6 +133,10 @@ impl Session {
             ready!(self.poll_send(context))?;
             result?;
             if !self.tls.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            if !self.plain.get().is_empty() {
+                self.unconfirmed = Some(EarlyData::new().0);
                 return Poll::Ready(Ok(()));
             }
             result = match ready!(self.poll_receive(context, &mut ReadBuf::new(&mut []))) {
@@ -213,6 +235,11 @@ impl Session {
     fn receive(&mut self, incoming: &mut [u8], plain: &mut ReadBuf<'_>) -> Result<(), Error> {
         let (used, _) = self.process(incoming, plain, |_| ())?;
         self.received = incoming[used..].to_vec();
+        if !self.tls.is_handshaking()
+            && let Some(unconfirmed) = self.unconfirmed.take()
+        {
+            unconfirmed.confirm();
+        }
         Ok(())
     }
 
@@ -250,10 +277,12 @@ impl Session {
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
-                        let payload = record?.payload;
-                        let now = if self.plain.bytes.is_empty() { payload.len().min(plain.remaining()) } else { 0 };
-                        plain.put_slice(&payload[..now]);
-                        self.plain.bytes.extend_from_slice(&payload[now..]);
+                        pass(record?.payload, plain, &mut self.plain);
+                    }
+                }
+                Ok(ConnectionState::ReadEarlyData(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        pass(record?.payload, plain, &mut self.plain);
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
@@ -309,6 +338,13 @@ impl Session {
         self.sealed.bytes.extend_from_slice(records);
         Ok(())
     }
+}
+
+/// Hands out what was opened, and puts aside what there is no room for.
+fn pass(opened: &[u8], to: &mut ReadBuf<'_>, aside: &mut Rest) {
+    let now = if aside.bytes.is_empty() { opened.len().min(to.remaining()) } else { 0 };
+    to.put_slice(&opened[..now]);
+    aside.bytes.extend_from_slice(&opened[now..]);
 }
 
 /// The first of `slices`, or, where several are small, all of them in one: up to [`SEAL`] bytes.

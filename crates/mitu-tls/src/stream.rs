@@ -14,6 +14,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::early_data::EarlyData;
 use crate::session::Session;
 
 /// Slices that are written at once behind what is held.
@@ -151,6 +152,11 @@ impl SecureStream {
     #[cfg(test)]
     pub(crate) fn session(&self) -> &Session {
         &self.0
+    }
+
+    /// Whether the client has finished its handshake; None: it had before this stream began.
+    pub fn early_data(&self) -> Option<EarlyData> {
+        self.0.early_data()
     }
 
     /// What the handshake has negotiated.

@@ -13,6 +13,7 @@
 
 mod keys;
 mod scope;
+mod sessions;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,13 +22,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::aead::{Aad, MAX_TAG_LEN, NONCE_LEN, Nonce};
 use aws_lc_rs::rand;
-use rustls::server::ProducesTickets;
+use rustls::server::{ProducesTickets, StoresServerSessions};
 
 pub use scope::TicketScope;
 
 use crate::config::TicketsConfig;
 use crate::error::{Secrets, TlsConfigError};
 use keys::{ScopeKeys, Settings};
+use sessions::Sessions;
 
 /// Of the ticket, and of the session in it, whose encoding is that of rustls 0.23. Keys depend on it as well.
 const VERSION: u8 = 1;
@@ -47,11 +49,25 @@ const MAX_SKEW_MS: u64 = 60_000;
 pub struct Ticketers {
     settings: Arc<Settings>,
     by_scope: HashMap<TicketScope, Arc<Ticketer>>,
+    sessions: HashMap<TicketScope, Arc<Sessions>>,
+}
+
+/// What clients are given to resume with.
+#[derive(Debug, Clone)]
+pub enum Resumption {
+    /// Their session, sealed.
+    Tickets(Arc<dyn ProducesTickets>),
+    /// A name for it, which is good once: what early data takes, of which they may send so much, in bytes.
+    Sessions { kept: Arc<dyn StoresServerSessions>, early_data: u32 },
 }
 
 impl Ticketers {
     pub fn new(config: &TicketsConfig, secrets: &Secrets) -> Result<Self, TlsConfigError> {
-        Ok(Self { settings: Arc::new(Settings::new(config, secrets)?), by_scope: HashMap::new() })
+        Ok(Self {
+            settings: Arc::new(Settings::new(config, secrets)?),
+            by_scope: HashMap::new(),
+            sessions: HashMap::new(),
+        })
     }
 
     /// The ticketer of `scope`: the one that `previous` had under the same settings, or a new one.
@@ -62,6 +78,16 @@ impl Ticketers {
         let ticketer = known.unwrap_or_else(|| Arc::new(Ticketer { keys: ScopeKeys::new(settings.clone(), &scope) }));
         self.by_scope.insert(scope, ticketer.clone());
         ticketer
+    }
+
+    /// The sessions of `scope` that are kept here, found in the same way.
+    pub fn sessions(&mut self, scope: TicketScope, previous: Option<&Self>) -> Arc<dyn StoresServerSessions> {
+        let settings = &self.settings;
+        let kept = || previous.filter(|previous| previous.settings == *settings)?.sessions.get(&scope).cloned();
+        let known = self.sessions.get(&scope).cloned().or_else(kept);
+        let sessions = known.unwrap_or_else(|| Arc::new(Sessions::new(settings.lifetime_ms)));
+        self.sessions.insert(scope, sessions.clone());
+        sessions
     }
 }
 

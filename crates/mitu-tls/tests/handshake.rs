@@ -13,6 +13,7 @@ use mitu_tls::config::{
     AlpnMode, AlpnPolicy, CertificateConfig, ClientAuthConfig, PostQuantum, Provider, SiteConfig, TicketsConfig,
     TlsPolicy, Version,
 };
+use mitu_tls::early_data::MAX_TCP;
 use mitu_tls::error::Secrets;
 use mitu_tls::handshake::{self, Clock, Failed};
 use mitu_tls::identity::ClientIdentity;
@@ -150,6 +151,7 @@ fn policy(provider: Provider, min_version: Version, client_auth: ClientAuthConfi
         post_quantum: PostQuantum::Allow,
         client_auth,
         tickets: 1,
+        early_data: false,
     }
 }
 
@@ -193,6 +195,8 @@ fn selector_of(
         protocols: offers.collect(),
         sites: &[site("a.test", a), site("b.test", b)],
         default_site,
+        early_data: MAX_TCP,
+        is_as_before: true,
     };
     let tickets =
         TicketsConfig { secrets: vec![], rotation_ms: NonZeroU64::new(3_600_000).unwrap(), lifetime_ms: 7_200_000 };

@@ -50,6 +50,7 @@ fn policy(provider: Provider) -> TlsPolicy {
         post_quantum: PostQuantum::Allow,
         client_auth: ClientAuthConfig::None,
         tickets: 0,
+        early_data: false,
     }
 }
 

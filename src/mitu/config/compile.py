@@ -198,7 +198,8 @@ class Compiler:
         return {
             "alpn": protocol.alpn,
             "handler": handler,
-            "tls": self._policy(effective(listener.tls, protocol), ca_loc),
+            "tls": self._policy(effective(listener.tls, protocol), ca_loc)
+            | {"early_data": _takes_early_data(listener, protocol)},
         }
 
     def _policy(self, policy: Policy, ca_loc: Loc) -> dict[str, Any]:
@@ -339,6 +340,11 @@ def _alt_svc(listener: Listener) -> dict[str, Any] | None:
     if not settings.advertise or not any(protocol.is_quic for protocol in listener.protocols):
         return None
     return {"port": settings.port, "max_age_s": int(settings.max_age.total_seconds())}
+
+
+def _takes_early_data(listener: Listener, protocol: Protocol) -> bool:
+    """Only requests can be told apart that may be served twice."""
+    return protocol.is_http and any(route.early_data for route in listener.routes)
 
 
 def _alpn(listener: Listener, site: SiteSettings | None) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def compile_routes(routes: Sequence[Route], source_prefix: dict[str, int]) -> li
             "rate_limits": [_rate_limit(one, source_prefix) for one in route.rate_limits],
             "request_body_bytes": route.limits.request_body_size,
             "response_body_bytes": route.limits.response_body_size,
+            "early_data": route.early_data,
             "compress": _compress(route.compress),
             "action": _action(route),
         }

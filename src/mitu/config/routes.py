@@ -263,6 +263,12 @@ class Route(Model):
     compress: Annotated[Compress | None, BeforeValidator(_compress, json_schema_input_type=Compress | bool | None)] = (
         Field(default=None, description="Compression of responses; none when left out, `true` for all defaults.")
     )
+    early_data: Bool = Field(
+        default=False,
+        description="Whether requests without side effects (GET, HEAD, OPTIONS, no body) are served that come in TLS"
+        " 1.3 early data (0-RTT), which may be a replay; the upstream is told by `Early-Data: 1`, and may answer 425."
+        " Others wait for the end of the handshake. Clients of the listener then resume on this node alone.",
+    )
     upstream: Name | None = Field(default=None, description="The upstream that answers.")
     respond: Respond | None = Field(default=None, description="A fixed response.")
     redirect: Redirect | None = Field(default=None, description="A redirect.")

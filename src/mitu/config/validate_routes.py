@@ -11,6 +11,9 @@ from mitu.config.routes import Filter, HeaderOps, Match, Route
 from mitu.config.types import shown
 from mitu.config.validate import Findings, unique
 
+# RFC 9110, section 9.2.1; TRACE is not served at all.
+SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+
 # Framing and hop-by-hop headers (RFC 9110 §7.6.1, §8.6), as in `crates/mitu-proxy/src/filter/headers.rs`.
 OWNED_HEADERS = frozenset(
     (
@@ -41,6 +44,7 @@ def check_routes(findings: Findings, listener: Listener, loc: Loc) -> None:
             hint = "only a route to an upstream waits"
             findings.add("E062", "a timeout on a route without an upstream", (*where, "timeout"), hint=hint)
         _check_limits(findings, listener, route, where)
+        _check_early_data(findings, listener, route, where)
         earlier = next((one for one in range(at) if covers(listener.routes[one].match, route.match)), None)
         if earlier is not None:
             first = findings.cut.original((*loc, "routes", earlier))[-1] if findings.cut else earlier
@@ -68,6 +72,20 @@ def _check_limits(findings: Findings, listener: Listener, route: Route, where: L
         if limit.key.on == "client_certificate" and not asked:
             message = "no client of this listener is asked for a certificate"
             findings.add("E085", message, (*loc, "key"), hint="set tls.client_auth, or take the key 'source'")
+
+
+def _check_early_data(findings: Findings, listener: Listener, route: Route, where: Loc) -> None:
+    if not route.early_data:
+        return
+    policies = [effective(listener.tls, one) for one in listener.protocols if one.is_http]
+    if not any(one.tickets and one.max_version == "1.3" for one in policies):
+        hint = "set tls.tickets to 1 and tls.max_version to 1.3, or drop early_data"
+        message = "early data, but no client of this listener resumes in TLS 1.3"
+        findings.add("W013", message, (*where, "early_data"), hint=hint)
+    elif route.match.all_methods and not SAFE_METHODS & set(route.match.all_methods):
+        methods = ", ".join(route.match.all_methods)
+        hint = f"only {', '.join(sorted(SAFE_METHODS))} are served early: drop early_data"
+        findings.add("W013", f"early data, but only for {methods}", (*where, "early_data"), hint=hint)
 
 
 def _check_filter(findings: Findings, route: Route, one: Filter, where: Loc) -> None:

@@ -91,6 +91,7 @@ mod tests {
                 rate_limits: Vec::new(),
                 request_body_bytes: None,
                 response_body_bytes: None,
+                early_data: false,
                 compress: None,
                 action: ActionConfig::Respond { status: 200, headers: Vec::new(), body: String::new() },
             })

@@ -68,7 +68,7 @@ pub fn app(endpoints: &[SocketAddr]) -> Value {
 /// A configuration with one listener, which the caller may change.
 pub fn config(routes: Value, upstreams: Value) -> Value {
     let tls = json!({"provider": "aws-lc", "min_version": "1.2", "max_version": "1.3", "cipher_suites": [], "groups": [],
-                     "post_quantum": "allow", "client_auth": {"mode": "none"}, "tickets": 1});
+                     "post_quantum": "allow", "client_auth": {"mode": "none"}, "tickets": 1, "early_data": false});
     json!({
         "workers": 1, "scheduler": "per_core", "kept_files": null, "access_log": null,
         "tickets": {"secrets": [], "rotation_ms": 3_600_000, "lifetime_ms": 7_200_000},

@@ -76,6 +76,8 @@ reasons! {
     NoRoute => "no_route", Downstream;
     /// The client has made as many requests of the route as it may.
     RateLimited => "rate_limited", Downstream;
+    /// The client's handshake was not done in time for a request that may not be a replay.
+    TooEarly => "too_early", Downstream;
     /// The client went away before it had its response.
     ClientClosed => "client_closed", Downstream;
     /// The upstream has no endpoint to try.

@@ -26,6 +26,7 @@ impl TicketScope {
         secrets: &Secrets,
     ) -> Result<Self, TlsConfigError> {
         // How many tickets are sent is no rule that a session is under, and each TLS 1.3 connection chooses its group anew.
+        // Sessions that allow early data are not in tickets.
         let TlsPolicy {
             provider,
             min_version,
@@ -35,6 +36,7 @@ impl TicketScope {
             post_quantum: _,
             client_auth,
             tickets: _,
+            early_data: _,
         } = policy;
         let (mode, ca) = match client_auth {
             ClientAuthConfig::None => ("none", &[][..]),
@@ -125,6 +127,7 @@ mod tests {
                 post_quantum: PostQuantum::Allow,
                 client_auth: ClientAuthConfig::Optional { ca: "one".to_owned() },
                 tickets: 1,
+                early_data: false,
             },
             secrets: Secrets::from([("one".to_owned(), b"one".to_vec()), ("two".to_owned(), b"two".to_vec())]),
         }

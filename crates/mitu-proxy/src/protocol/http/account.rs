@@ -29,6 +29,7 @@ pub struct Account {
     progress: Option<Arc<Progress>>,
     /// Only where the access log wants requests.
     log: Option<Box<LogFields>>,
+    early_data: bool,
 }
 
 /// What the log needs of a request whose head is gone by then.
@@ -83,6 +84,7 @@ impl Account {
             relayed: 0,
             progress: None,
             log,
+            early_data: false,
         }
     }
 
@@ -113,6 +115,11 @@ impl Account {
 
     pub fn routed(&mut self, route: usize) {
         self.route = u32::try_from(route).ok();
+    }
+
+    /// It is served although it may be a replay.
+    pub fn early_data(&mut self) {
+        self.early_data = true;
     }
 
     /// The endpoint that has answered, or failed to.
@@ -180,6 +187,7 @@ impl Account {
             method: log.method.as_ref().map_or("", Method::as_str),
             host: host.as_deref().unwrap_or(""),
             path: log.uri.as_ref().and_then(Uri::path_and_query).map_or("", |path| path.as_str()),
+            early_data: self.early_data,
             route: route.map(|route| route.name.as_str()),
             upstream: route.and_then(|route| match &route.action {
                 Action::Upstream { upstream, .. } => Some(upstream.name.as_str()),

@@ -25,6 +25,9 @@ use crate::router::path::normalise;
 use crate::router::{Action, FixedResponse, Redirect, Route};
 use crate::upstream::{Outbound, Upstream, UpstreamBody};
 
+/// Tells an upstream that the request may be a replay (RFC 8470, section 5.1).
+const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
+
 /// A request as its connection has read it.
 #[derive(Debug)]
 pub struct Incoming {
@@ -210,6 +213,20 @@ async fn answer(
             .admit(connection, &request.headers, account.started())
             .map_err(|wait| Refusal { reason: Reason::RateLimited, retry_after: Some(wait) })?;
     }
+    let early = match connection.unconfirmed() {
+        None => false,
+        Some(_) if route.early_data && is_harmless(&request, tunnel) => true,
+        Some(early) => {
+            listener.metrics.early_data_delayed.inc();
+            let patience = Duration::from_millis(listener.timeouts.handshake_ms);
+            let confirmed = timer.limit(Instant::now() + patience, early.confirmed()).await;
+            confirmed.filter(|confirmed| *confirmed).map(|_| false).ok_or(Reason::TooEarly)?
+        }
+    };
+    if early {
+        listener.metrics.early_data_served.inc();
+        account.early_data();
+    }
     if let Some(limit) = route.request_body_bytes {
         request.body.limit(limit);
     }
@@ -246,6 +263,10 @@ async fn answer(
                 }
             }
             route.filters.apply_request(&mut request.headers);
+            if early {
+                // Nothing may take it out again: the upstream may answer 425, and the client then sends it once more.
+                request.headers.insert(EARLY_DATA, HeaderValue::from_static("1"));
+            }
             if let Some(host) = route.filters.host() {
                 request.headers.insert(header::HOST, host.clone());
             } else if !request.headers.contains_key(header::HOST) {
@@ -281,6 +302,11 @@ async fn answer(
             Ok(Answered::Upstream { status, headers, body })
         }
     }
+}
+
+/// Whether a request may be served as often as somebody sends it (RFC 8470, section 4).
+fn is_harmless(request: &Incoming, tunnel: bool) -> bool {
+    request.method.is_safe() && request.body.is_empty() && !tunnel && !request.headers.contains_key(header::UPGRADE)
 }
 
 fn respond_fixed(route: &Route, fixed: &FixedResponse, method: &Method) -> Answered {

@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes};
 use http::{Method, Response, StatusCode, Version as HttpVersion, header};
 use http_body::{Body, Frame};
 use mitu_telemetry::http::Reason;
+use mitu_tls::early_data;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -28,6 +29,9 @@ use super::transport::{HEAD_READ, Transport};
 use crate::config::{Limits, Timeouts};
 use crate::drain;
 use crate::respond::{self, Audience};
+
+/// More than can come before the end of a handshake.
+const EARLY: usize = early_data::MAX_TCP as usize + HEAD_READ;
 
 pub async fn serve<S>(stream: S, downstream: Arc<Downstream>) -> Result<(), DownstreamError>
 where
@@ -214,22 +218,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Held<S> {
         }
     }
 
-    /// Ready when the client has closed the connection while it waits for its response.
-    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the client has closed the connection while it waits for its response. `unconfirmed`: the end of its
+    /// handshake is still to come, behind all that it has sent before.
+    fn poll_gone(&mut self, context: &mut Context<'_>, unconfirmed: bool) -> Poll<()> {
         let mut watch = |transport: &mut Transport<S>| {
             // What comes now belongs to the next request; one buffer of it is enough.
-            if !transport.input.is_empty() {
-                return Poll::Pending;
+            let enough = if unconfirmed { EARLY } else { 1 };
+            while transport.input.len() < enough {
+                match ready!(transport.poll_fill(context, HEAD_READ)) {
+                    Ok(0) | Err(_) => return Poll::Ready(()),
+                    Ok(_) => {}
+                }
             }
-            match transport.poll_fill(context, HEAD_READ) {
-                Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
-                Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
-            }
+            Poll::Pending
         };
         match self {
             Self::Own(transport) => watch(transport),
             Self::Shared(shared) => match &mut *shared.0.lock() {
-                Some(state) if state.decoder.is_done() => watch(&mut state.transport),
+                Some(state) if state.decoder.is_done() || unconfirmed => watch(&mut state.transport),
                 _ => Poll::Pending,
             },
         }
@@ -321,7 +327,10 @@ where
         let mut exchange = pin!(exchange(downstream, request, timer));
         poll_fn(|context| match exchange.as_mut().poll(context) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => held.poll_gone(context).map(|()| None),
+            Poll::Pending => {
+                let unconfirmed = downstream.connection.unconfirmed().is_some();
+                held.poll_gone(context, unconfirmed).map(|()| None)
+            }
         })
         .await
     };
@@ -461,7 +470,7 @@ async fn send_body<S: AsyncRead + AsyncWrite + Unpin>(
                 Poll::Ready(Ok(())) if ended => return Poll::Ready(failed.take().map_or(Ok(()), Err)),
                 Poll::Ready(Ok(())) if !waiting => continue,
                 Poll::Ready(Ok(())) => {
-                    if held.poll_gone(context).is_ready() {
+                    if held.poll_gone(context, false).is_ready() {
                         return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
                     }
                 }

@@ -1,0 +1,455 @@
+"""Early data (0-RTT): off unless a route allows it, for requests without side effects only, and never served twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aioquic.tls import SessionTicket
+
+from support import frames, hpack
+from support.certificates import Authority, Pair
+from support.client import Address
+from support.gateway import Gateway, Settings, configuration, health, listener, on, to_app, upstream
+from support.h2 import PREFACE, SETTINGS
+from support.h3 import Http3, connected
+from support.net import eventually
+from support.openssl import Resuming
+from support.servers import Loop, Reader, Server, Writer, http_body, http_head, http_response
+from support.tls13 import Session, Tls13
+
+from .conftest import Start
+
+TOO_EARLY = b"HTTP/1.1 425 "
+QUIET = 0.2
+"""Seconds in which what would happen has happened."""
+
+
+@dataclass
+class Upstream:
+    """Answers with 425 what it does not want early, and notes what it has seen."""
+
+    server: Server
+    seen: list[tuple[str, str | None]] = field(default_factory=list)
+    """Target, and what `Early-Data` said."""
+
+    @classmethod
+    def start(cls, loop: Loop) -> Upstream:
+        async def serve(reader: Reader, writer: Writer) -> None:
+            while (head := await http_head(reader)) is not None:
+                line, headers = head
+                body, _ = await http_body(reader, headers)
+                method, target, _ = line.split(" ")
+                early = next((value for name, value in headers if name.lower() == "early-data"), None)
+                made.seen.append((f"{method} {target}", early))
+                status = "425 Too Early" if early and "picky" in target else "200 OK"
+                answer = json.dumps({"target": target, "headers": headers, "body": body.decode()}).encode()
+                writer.write(http_response(status, b"" if method == "HEAD" else answer))
+                await writer.drain()
+
+        made = cls(Server(loop, serve))
+        return made
+
+    def of(self, path: str) -> list[str | None]:
+        """What `Early-Data` said in each request for `path`."""
+        return [early for target, early in self.seen if target.partition(" ")[2] == path]
+
+
+@pytest.fixture(scope="module")
+def backend(loop: Loop) -> Iterator[Upstream]:
+    made = Upstream.start(loop)
+    yield made
+    made.server.stop()
+
+
+def settings(edge: Pair, endpoint: str, workers: int = 1, **more: Any) -> Settings:
+    routes = [
+        health(),
+        to_app(name="late", match={"path_prefix": "/late"}),
+        to_app(name="early", early_data=True),
+    ]
+    edges = [
+        listener(edge, protocols=["h3", "h2", "http/1.1"], routes=routes, **more),
+        listener(edge, name="off", routes=[to_app()]),
+    ]
+    log = {"access": {"path": "access.log", "requests": True}}
+    made = configuration(edges, upstream("app", endpoint), logging=log)
+    return made | {"runtime": {"workers": workers}}
+
+
+@pytest.fixture(scope="module")
+def running(shared_gateway: Start, edge: Pair, backend: Upstream, provider: str) -> Gateway:
+    made = settings(edge, backend.server.endpoint, workers=2, timeouts={"handshake": "1s"})
+    return shared_gateway(on(provider, made))
+
+
+def get(path: str, *fields: str, method: str = "GET", body: str = "") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *fields]
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", body]).encode()
+
+
+def session(address: Address, alpn: str = "http/1.1") -> Session:
+    """One to resume with, from a connection of its own."""
+    request = get("/health") if alpn == "http/1.1" else h2_request("/health")
+    with Tls13(address, [alpn]) as client:
+        client.send(request)
+        while not client.sessions:
+            assert client.read()
+        return client.sessions[0]
+
+
+def resumed(address: Address, early: bytes, alpn: str = "http/1.1", **more: Any) -> Tls13:
+    return Tls13(address, [alpn], session=session(address, alpn), early=early, **more)
+
+
+class TestOnH1:
+    def test_a_request_is_answered_before_the_handshake_ends(self, running: Gateway, backend: Upstream) -> None:
+        served = {"listener": "edge", "outcome": "served"}
+        before = running.metric("mitu_http_early_data_requests_total", **served)
+        with resumed(running.address(), get("/at-once"), finish=False) as client:
+            assert client.took_early
+            answer = client.read_response()
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert backend.of("/at-once") == ["1"]
+            client.finish()
+            client.send(get("/at-once?then"))
+            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+            assert backend.of("/at-once?then") == [None]
+        assert running.metric("mitu_http_early_data_requests_total", **served) == before + 1
+
+        def lines() -> list[Settings]:
+            return [line for line in running.logged() if line["event"] == "request" and "at-once" in line["path"]]
+
+        eventually(lambda: len(lines()) == 2)
+        assert [line.get("early_data") for line in lines()] == [True, None]
+
+    def test_the_connection_goes_on_after_it(self, running: Gateway) -> None:
+        with resumed(running.address(), get("/one") + get("/two")) as client:
+            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+            client.send(get("/three", method="POST", body="body"))
+            assert b'"body": "body"' in client.read_response()
+            assert client.sessions
+            assert client.sessions[0].early_data == 16_384
+
+    @pytest.mark.parametrize(
+        "request_bytes",
+        [
+            get("/waits/post", method="POST"),
+            get("/waits/post-body", method="POST", body="body"),
+            get("/waits/get-body", body="body"),
+            get("/waits/delete", method="DELETE"),
+            get("/waits/upgrade", "Connection: upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+            get("/late/route"),
+        ],
+        ids=["POST", "POST with a body", "GET with a body", "DELETE", "an upgrade", "a route without early data"],
+    )
+    def test_what_is_not_harmless_waits(self, running: Gateway, backend: Upstream, request_bytes: bytes) -> None:
+        path = request_bytes.split(b" ")[1].decode()
+        delayed = {"listener": "edge", "outcome": "delayed"}
+        before = running.metric("mitu_http_early_data_requests_total", **delayed)
+        backend.seen.clear()
+        with resumed(running.address(), request_bytes, finish=False) as client:
+            assert client.took_early
+            time.sleep(QUIET)
+            assert not backend.seen
+            client.finish()
+            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+        assert backend.of(path) == [None]
+        assert running.metric("mitu_http_early_data_requests_total", **delayed) == before + 1
+
+    def test_it_waits_behind_what_is_pipelined(self, running: Gateway, backend: Upstream) -> None:
+        """The end of the handshake is read although other requests stand in front of it."""
+        backend.seen.clear()
+        early = get("/pipelined/first", method="POST", body="x" * 2_000) + get("/pipelined/second") * 20
+        with resumed(running.address(), early, finish=False) as client:
+            time.sleep(QUIET)
+            assert not backend.seen
+            client.finish()
+            for _ in range(21):
+                assert client.read_response().startswith(b"HTTP/1.1 200 ")
+
+    def test_who_does_not_end_its_handshake_gets_425(self, running: Gateway, backend: Upstream) -> None:
+        with resumed(running.address(), get("/never", method="POST"), finish=False) as client:
+            assert client.read_response().startswith(TOO_EARLY)
+        assert backend.of("/never") == []
+        assert running.metric("mitu_http_errors_total", reason="too_early") >= 1
+
+    def test_the_upstream_may_refuse_and_the_client_tries_again(self, running: Gateway, backend: Upstream) -> None:
+        with resumed(running.address(), get("/picky"), finish=False) as client:
+            assert client.read_response().startswith(TOO_EARLY)
+            client.finish()
+            client.send(get("/picky"))
+            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+        assert backend.of("/picky") == ["1", None]
+
+    def test_the_mark_cannot_be_nominated_away(self, running: Gateway, backend: Upstream) -> None:
+        with resumed(running.address(), get("/marked", "Connection: early-data", "Early-Data: 0")) as client:
+            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+        assert backend.of("/marked") == ["1"]
+
+    def test_a_forged_end_ends_the_connection(self, running: Gateway) -> None:
+        with resumed(running.address(), get("/forged", method="POST"), finish=False) as client:
+            client.finish(bytes(32))
+            with pytest.raises(ConnectionError):
+                client.read_response()
+
+    def test_too_much_of_it_ends_the_connection(self, running: Gateway, backend: Upstream) -> None:
+        backend.seen.clear()
+        flood = get("/flood", method="POST", body="x" * 100_000)
+        with resumed(running.address(), flood[:10_000], finish=False) as client, pytest.raises(ConnectionError):
+            for start in range(10_000, len(flood), 10_000):
+                client.send_early(flood[start : start + 10_000])
+            client.read_response()
+        assert not backend.seen
+
+    @pytest.mark.needs("openssl")
+    def test_openssl(self, running: Gateway, authority: Authority, backend: Upstream, tmp_path: Path) -> None:
+        request = tmp_path / "request"
+        request.write_bytes(get("/openssl", "Connection: close"))
+        client = Resuming(authority.certificate, tmp_path, "-tls1_3", "-alpn", "http/1.1")
+        client.full(running.address())
+        told = client.again(running.address(), "-early_data", request)
+        assert "Early data was accepted" in told, told
+        assert backend.of("/openssl") == ["1"]
+
+
+class TestOff:
+    def test_no_session_of_such_a_listener_allows_it(self, running: Gateway, backend: Upstream) -> None:
+        address = running.address("off")
+        kept = session(address)
+        assert kept.early_data == 0
+        with Tls13(address, ["http/1.1"], session=kept, early=get("/off")) as client:
+            assert not client.took_early
+            client.send(get("/off?late"))
+            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+        assert backend.of("/off") == []
+
+    def test_sessions_are_of_their_protocol(self, running: Gateway, backend: Upstream) -> None:
+        """What was said to one protocol's handler is not given to another's (ALPACA)."""
+        kept = session(running.address(), "h2")
+        with Tls13(running.address(), ["http/1.1"], session=kept, early=get("/confused")) as client:
+            assert not client.took_early
+        assert backend.of("/confused") == []
+
+
+def h2_request(path: str, method: str = "GET", body: bytes = b"") -> bytes:
+    fields = [(":method", method), (":scheme", "https"), (":authority", "localhost"), (":path", path)]
+    block = hpack.block([(name.encode(), value.encode()) for name, value in fields])
+    sent = PREFACE + frames.frame(SETTINGS, 0, 0) + frames.headers(1, block, end=not body)
+    return sent + (frames.data(1, body, end=True) if body else b"")
+
+
+class TestOnH2:
+    def test_a_request_is_answered_before_the_handshake_ends(self, running: Gateway, backend: Upstream) -> None:
+        with resumed(running.address(), h2_request("/h2-early"), "h2", finish=False) as client:
+            assert client.took_early
+            came = b""
+            while b'"/h2-early"' not in came:
+                piece = client.read()
+                assert piece
+                came += piece
+        assert backend.of("/h2-early") == ["1"]
+
+    @pytest.mark.parametrize(("path", "method", "body"), [("/h2-post", "POST", b"body"), ("/late/h2", "GET", b"")])
+    def test_what_is_not_harmless_waits(
+        self, running: Gateway, backend: Upstream, path: str, method: str, body: bytes
+    ) -> None:
+        with resumed(running.address(), h2_request(path, method, body), "h2", finish=False) as client:
+            time.sleep(QUIET)
+            assert backend.of(path) == []
+            client.finish()
+            came = b""
+            while f'"{path}"'.encode() not in came:
+                piece = client.read()
+                assert piece
+                came += piece
+        assert backend.of(path) == [None]
+
+
+def quic_session(address: Address, ca: Path) -> SessionTicket:
+    """One to resume with, from a connection of its own."""
+
+    async def visit() -> SessionTicket:
+        kept: list[SessionTicket] = []
+        async with connected(address, ca, tickets=kept) as client:
+            assert (await client.get("/health")).status == 200
+            await client.until(lambda: kept)
+        return kept[0]
+
+    return asyncio.run(visit())
+
+
+def resuming(address: Address, ca: Path, kept: SessionTicket) -> AbstractAsyncContextManager[Http3]:
+    """A connection that sends at once."""
+    return connected(address, ca, session_ticket=kept, wait_connected=False)
+
+
+class TestOnH3:
+    def test_a_request_is_answered(self, running: Gateway, authority: Authority, backend: Upstream) -> None:
+        kept = quic_session(running.address(), authority.certificate)
+        assert kept.max_early_data_size == 0xFFFF_FFFF
+
+        async def test() -> None:
+            async with resuming(running.address(), authority.certificate, kept) as client:
+                first, second = client.begin("/h3-early"), client.begin("/h3-post", method="POST", body=b"body")
+                client.transmit()
+                assert (await client.answer(first)).status == 200
+                assert (await client.answer(second)).status == 200
+                assert client.quic.tls.early_data_accepted
+
+        asyncio.run(test())
+        assert backend.of("/h3-early") == ["1"]
+        assert backend.of("/h3-post") == [None]
+
+    def test_a_replay_is_not_served(self, running: Gateway, authority: Authority, backend: Upstream) -> None:
+        kept = quic_session(running.address(), authority.certificate)
+        sent: list[bytes] = []
+
+        async def test() -> None:
+            async with resuming(running.address(), authority.certificate, kept) as client:
+                transport = client._transport
+                assert transport is not None
+                forward = transport.sendto
+
+                def sendto(data: Any, *where: Any) -> None:
+                    sent.append(bytes(data))
+                    forward(data, *where)
+
+                transport.sendto = sendto  # type: ignore[method-assign, assignment]
+                stream = client.begin("/h3-replayed")
+                client.transmit()
+                assert (await client.answer(stream)).status == 200
+
+        asyncio.run(test())
+        assert sent
+        for _ in range(20):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                for datagram in sent:
+                    other.sendto(datagram, running.address())
+        time.sleep(QUIET)
+        assert backend.of("/h3-replayed") == ["1"]
+
+    def test_other_limits_take_no_early_data(
+        self, gateway: Start, edge: Pair, authority: Authority, backend: Upstream
+    ) -> None:
+        """The client would keep to those that it remembers (RFC 9000, section 7.4.1)."""
+        made = settings(edge, backend.server.endpoint)
+        node = gateway(made)
+
+        async def visit(kept: SessionTicket) -> bool:
+            async with connected(node.address(), authority.certificate, session_ticket=kept) as client:
+                return bool(client.quic.tls.early_data_accepted)
+
+        first, second = (quic_session(node.address(), authority.certificate) for _ in range(2))
+        node.apply(made | {"logging": {"level": "warning"}})
+        assert asyncio.run(visit(first))
+        made["listeners"][0]["limits"] = {"concurrent_streams": 2}
+        node.apply(made)
+        assert not asyncio.run(visit(second))
+
+
+class TestReplay:
+    """Whoever has recorded a client's first flight sends it again."""
+
+    def replay(self, address: Address, flight: bytes) -> None:
+        with socket.create_connection(address) as tcp:
+            tcp.settimeout(5)
+            tcp.sendall(flight)
+            assert tcp.recv(1 << 16), "the handshake goes on, without the early data"
+
+    def test_on_the_same_node(self, running: Gateway, backend: Upstream) -> None:
+        with resumed(running.address(), get("/replayed")) as client:
+            client.read_response()
+            # While the first connection is open, and on all workers.
+            for _ in range(20):
+                self.replay(running.address(), client.first_flight)
+        self.replay(running.address(), client.first_flight)
+        time.sleep(QUIET)
+        assert backend.of("/replayed") == ["1"]
+
+    def test_a_replay_that_comes_first_is_the_one_that_is_served(self, running: Gateway, backend: Upstream) -> None:
+        """As if the attacker had held the client's packets back: once is once, whoever sends it."""
+        kept = session(running.address())
+        with Tls13(running.address(), ["http/1.1"], session=kept, early=get("/raced")) as client:
+            client.read_response()
+        with Tls13(running.address(), ["http/1.1"], session=kept, early=get("/raced")) as again:
+            assert not again.took_early
+            again.send(get("/raced?late"))
+            again.read_response()
+        assert backend.of("/raced") == ["1"]
+
+    def test_after_a_reload(self, gateway: Start, edge: Pair, backend: Upstream) -> None:
+        made = settings(edge, backend.server.endpoint)
+        node = gateway(made)
+        kept = session(node.address())
+        unused = session(node.address())
+        with Tls13(node.address(), ["http/1.1"], session=kept, early=get("/reloaded")) as client:
+            client.read_response()
+        made["listeners"][0]["routes"][0]["respond"]["body"] = "other"
+        node.apply(made)
+        self.replay(node.address(), client.first_flight)
+        # What was not used is still good.
+        with Tls13(node.address(), ["http/1.1"], session=unused, early=get("/reloaded?other")) as client:
+            assert client.took_early
+            client.read_response()
+        time.sleep(QUIET)
+        assert backend.of("/reloaded") == ["1"]
+
+    def test_after_a_restart_and_on_another_node(
+        self, gateway: Start, edge: Pair, backend: Upstream, tmp_path: Path
+    ) -> None:
+        """Nodes that share a secret for tickets share no sessions that allow early data."""
+        secret = tmp_path / "secret"
+        secret.touch(0o600)
+        secret.write_text(secrets.token_hex(32))
+        made = settings(edge, backend.server.endpoint) | {"tickets": {"secrets": [{"file": str(secret)}]}}
+        one, two = gateway(made), gateway(made)
+        kept = session(one.address())
+        with Tls13(one.address(), ["http/1.1"], session=kept, early=get("/elsewhere")) as client:
+            client.read_response()
+        self.replay(two.address(), client.first_flight)
+        other = session(one.address())
+        with Tls13(two.address(), ["http/1.1"], session=other, early=get("/elsewhere")) as elsewhere:
+            assert not elsewhere.took_early
+            elsewhere.send(get("/elsewhere?late"))
+            elsewhere.read_response()
+        one.stop()
+        one.restart()
+        self.replay(one.address(), client.first_flight)
+        time.sleep(QUIET)
+        assert backend.of("/elsewhere") == ["1"]
+        assert backend.of("/elsewhere?late") == [None]
+
+
+def test_a_session_is_forgotten_after_its_lifetime(
+    gateway: Start, edge: Pair, backend: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = settings(edge, backend.server.endpoint) | {"tickets": {"rotation": "1s", "lifetime": "1s"}}
+    node = gateway(made)
+    kept = session(node.address())
+    time.sleep(1.2)
+    with Tls13(node.address(), ["http/1.1"], session=kept, early=get("/old")) as client:
+        assert not client.took_early
+    assert backend.of("/old") == []
+
+
+def test_an_age_that_does_not_fit_is_refused(gateway: Start, edge: Pair, backend: Upstream) -> None:
+    """A flight that was held back for longer than a minute (RFC 8446, section 8.3)."""
+    node = gateway(settings(edge, backend.server.endpoint))
+    kept = session(node.address())
+    held = replace(kept, since=kept.since - 120)
+    with Tls13(node.address(), ["http/1.1"], session=held, early=get("/held")) as client:
+        assert not client.took_early
+    assert backend.of("/held") == []
