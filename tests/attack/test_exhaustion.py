@@ -428,7 +428,8 @@ def test_many_reloads_leave_nothing(target: Target, record_property: Callable[[s
         reloads(30)
         record_property("seconds for a reload", (time.monotonic() - begun) / 30)
         eventually(lambda: files(target) <= held + 2)
-        assert threads(target) <= running
+        # Python's pool of threads grows as it likes, to a few; a thread for each reload would be thirty.
+        assert threads(target) < running + 10
         grown = target.pressure.resident() - memory
         record_property("MiB more by 30 reloads", grown / MIB)
         assert grown < 6 * MIB
