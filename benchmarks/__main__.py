@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import alpn, contention, generators, h3, handshake, idle_memory, requests, storm, tickets
+from benchmarks import alpn, contention, generators, h3, handshake, held, idle_memory, requests, storm, tickets
 from benchmarks.harness.load import LoadError
 from benchmarks.harness.results import Form, Result, write
 
@@ -17,6 +17,7 @@ ALL = (
     storm.BENCHMARK,
     contention.BENCHMARK,
     idle_memory.BENCHMARK,
+    held.BENCHMARK,
     alpn.BENCHMARK,
     tickets.BENCHMARK,
     generators.BENCHMARK,

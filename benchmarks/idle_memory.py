@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from benchmarks.harness import load, process
@@ -19,7 +17,7 @@ from benchmarks.harness.bench import CLIENT_CORE, Bench, Benchmark, Defaults
 from benchmarks.harness.load import LoadError
 from benchmarks.harness.paths import find_program
 from benchmarks.harness.results import Goal, Sheet
-from benchmarks.harness.server import ServerError, free_ports, running
+from benchmarks.harness.server import ServerError
 from benchmarks.peers import Peer, Settings
 
 COLUMNS = {"user_kib": "server KiB", "kernel_kib": "kernel KiB, both ends", "base_mib": "without connections MiB"}
@@ -54,7 +52,7 @@ def run(bench: Bench) -> None:
             elif find_program("mosquitto") is None:
                 bench.result.note("MQTT was not measured: install the Debian package mosquitto")
             else:
-                with _broker(bench) as broker:
+                with load.broker(bench.folder, core=CLIENT_CORE) as broker:
                     _case(bench, case, upstream, broker)
 
 
@@ -104,19 +102,6 @@ def _measure(bench: Bench, case: Case, sheet: Sheet, peer: Peer, settings: Setti
             base_mib=base / 1024 / 1024,
         )
         bench.log(f"{case.alpn}: {peer.name} {per_connection:.1f} KiB")
-
-
-@contextmanager
-def _broker(bench: Bench) -> Iterator[str]:
-    """A mosquitto of our own."""
-    (port,) = free_ports(1)
-    folder = bench.folder / "broker"
-    folder.mkdir()
-    config = folder / "mosquitto.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\n")
-    command = [find_program("mosquitto") or "mosquitto", "-c", config]
-    with running("mosquitto", command, {"mqtt": port}, folder, cores=CLIENT_CORE) as server:
-        yield server.address("mqtt")
 
 
 BENCHMARK = Benchmark("idle_memory", __doc__, run, Defaults(rounds=3, seconds=2.0, quick_rounds=1, quick_seconds=0.7))

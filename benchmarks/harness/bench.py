@@ -144,7 +144,7 @@ def options(name: str, description: str | None, defaults: Defaults, arguments: S
     parser.add_argument("--markdown", nargs="?", const="-", metavar="FILE", help="print Markdown, or write it to FILE")
     parser.add_argument("--only", metavar="NAMES", help=f"servers to measure, of: {','.join(PEERS)}")
     parser.add_argument("--case", metavar="NAMES", help="tables to make, by their names in the JSON")
-    parser.add_argument("--connections", type=int, help="idle connections to hold (idle_memory)")
+    parser.add_argument("--connections", type=int, help="idle connections to hold (idle_memory, held)")
     parser.add_argument("--rounds", type=int, help="times that each server has its turn")
     parser.add_argument("--seconds", type=float, help="how long each turn lasts")
     given = parser.parse_args(arguments)

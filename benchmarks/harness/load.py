@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.harness.certificates import Certificate
 from benchmarks.harness.paths import find_program, load_generator
+from benchmarks.harness.server import free_ports, running
 
 # wrk and h2load take what they offer from OpenSSL's configuration.
 _OPENSSL = """openssl_conf = default
@@ -113,6 +114,19 @@ def h3_floor(certificate: Certificate, *, core: str | None) -> Iterator[tuple[in
     files = ["--certificate", str(certificate.chain), "--key", str(certificate.key)]
     with _serving(["serve-h3", *files], core) as served:
         yield served
+
+
+@contextmanager
+def broker(folder: Path, *, core: str | None) -> Iterator[str]:
+    """A mosquitto of our own, with its files in `folder`: its address."""
+    (port,) = free_ports(1)
+    folder = folder / "broker"
+    folder.mkdir()
+    config = folder / "mosquitto.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\n")
+    command = [find_program("mosquitto") or "mosquitto", "-c", config]
+    with running("mosquitto", command, {"mqtt": port}, folder, cores=core) as server:
+        yield server.address("mqtt")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint, SendStream};
+use quinn::{Connection, ConnectionError, Endpoint, SendStream, TransportConfig};
 use rustls::ClientConfig;
 
 use crate::error::LoadError;
@@ -39,7 +39,11 @@ pub fn endpoint(server: SocketAddr) -> io::Result<Endpoint> {
 impl Client {
     pub async fn open(target: &Target, tls: &Arc<ClientConfig>) -> Result<Self, LoadError> {
         let config = QuicClientConfig::try_from(tls.clone()).map_err(|error| LoadError::Usage(error.to_string()))?;
-        let config = quinn::ClientConfig::new(Arc::new(config));
+        let mut config = quinn::ClientConfig::new(Arc::new(config));
+        // How long a connection may be idle is the server's to say.
+        let mut transport = TransportConfig::default();
+        transport.max_idle_timeout(None);
+        config.transport_config(Arc::new(transport));
         let connecting = target.endpoint()?.connect_with(config, target.address, &target.server_name.to_str());
         let connecting = connecting.map_err(|error| LoadError::Handshake(io::Error::other(error)))?;
         let connection = connecting.await.map_err(|error| LoadError::Handshake(error.into()))?;
