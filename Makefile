@@ -17,7 +17,7 @@ export C_INCLUDE_PATH := $(shell $(or $(CC),cc) -print-file-name=include)$(if $(
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build demo test test-rust test-python conformance lint lint-rust lint-python fips fmt bench peers docs wheel wheel-pgo lock ci clean
+.PHONY: help setup build demo test test-rust test-python conformance fuzz lint lint-rust lint-python fips fmt bench peers docs wheel wheel-pgo lock ci clean
 
 help: ## List the tasks.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
@@ -52,6 +52,12 @@ test-python: build ## Run the Python tests.
 
 conformance: setup build ## Run the tests that `make test` leaves out since they take minutes.
 	$(BIN)/pytest -m slow
+
+fuzz: $(VENV)/.ready ## Fuzz what reads bytes of strangers, a minute each (it needs a nightly compiler and cargo-fuzz).
+	@for target in client_hello proxy_header alpn_list configuration; do \
+		mkdir -p fuzz/found/$$target; seeds=fuzz/corpus/$$target; \
+		if [ $$target = configuration ]; then seeds=tests/golden/good; fi; \
+		cargo +nightly fuzz run --features libfuzzer $$target fuzz/found/$$target $$seeds -- -max_total_time=60; done
 
 lint: lint-rust lint-python ## Check everything that can be checked without running it.
 

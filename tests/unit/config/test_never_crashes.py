@@ -20,6 +20,13 @@ from mitu.config.load import FORMATS
 GOOD = Path(__file__).parents[2] / "golden" / "good"
 BASES = [YAML(typ="safe").load((GOOD / name).read_text(encoding="utf-8")) for name in ("smallest.yaml", "routes.yaml")]
 BASES.append(json.loads((GOOD / "handler.json").read_text(encoding="utf-8")))
+# The corpus: every configuration that is known to be read, and every one known not to be.
+FILES = sorted(
+    path
+    for kind in ("good", "bad")
+    for path in (GOOD.parent / kind).iterdir()
+    if path.suffix in FORMATS and path.stat().st_size
+)
 quietly = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 WORDS = st.sampled_from(
@@ -118,7 +125,7 @@ def test_random_bytes(folder: Path, content: bytes) -> None:
 @quietly
 @given(data=st.data())
 def test_damaged_files(folder: Path, data: st.DataObject) -> None:
-    source = data.draw(st.sampled_from([GOOD / "smallest.yaml", GOOD / "tls.toml", GOOD / "handler.json"]))
+    source = data.draw(st.sampled_from(FILES))
     content = bytearray(source.read_bytes())
     for _ in range(data.draw(st.integers(1, 5))):
         at = data.draw(st.integers(0, len(content) - 1))
