@@ -1,9 +1,9 @@
 """`python -m tools.pgo`: the load that profile-guided optimisation learns from (`make wheel-pgo`).
 
 maturin builds an instrumented wheel, installs it into an environment of its own, runs this there, and builds the wheel
-again with what was counted. What is counted is what mitu is for: handshakes of every kind, full and resumed, and a
-little of what follows them. Counts weigh branches and calls, so what matters is that each path is taken often, and the
-frequent ones more often than the others.
+again with what was counted. What is counted is what mitu is for: handshakes of every kind, full and resumed, over TCP
+and in QUIC, and a little of what follows them. What is not counted is taken for cold, and made small in place of fast.
+Counts weigh branches and calls: what matters is that each path is taken often, and the frequent ones most often.
 """
 
 from __future__ import annotations
@@ -34,10 +34,21 @@ LOADS: dict[KeyType, tuple[tuple[str, ...], ...]] = {
         ("handshake", "--count", "1500", "--alpn", "h2", "--path", "/api/sync"),
         ("handshake", "--count", "500", "--alpn", "mqtt"),
         ("pulse", "--rate", "3000", "--duration", "2", "--path", "/api/sync"),
+        ("handshake", "--count", "4000", "--alpn", "h3"),
+        ("handshake", "--count", "1500", "--alpn", "h3", "--resume"),
+        ("handshake", "--count", "500", "--alpn", "h3", "--path", "/api/sync"),
+        ("pulse", "--rate", "3000", "--duration", "2", "--alpn", "h3", "--path", "/api/sync"),
     ),
     "p384": (("handshake", "--count", "1000"),),
     "rsa2048": (("handshake", "--count", "1000"),),
 }
+
+#: Of these bytes each.
+BULK = 4 << 20
+BULK_LOAD = (
+    ("handshake", "--count", "60", "--path", "/bulk"),
+    ("handshake", "--count", "120", "--alpn", "h3", "--path", "/bulk"),
+)
 
 _CONNACK = bytes([0x20, 2, 0, 0])
 
@@ -79,9 +90,15 @@ def main() -> int:
     with TemporaryDirectory(prefix="pgo-") as folder, load.upstream(core=None) as (_, upstream), broker() as mqtt:
         for key_type, loads in LOADS.items():
             certificate = certificates.make(Path(folder), key_type)
-            settings = Settings(certificate, upstream=upstream, broker=mqtt, cores=None)
+            settings = Settings(certificate, upstream=upstream, broker=mqtt, cores=None, h3=True)
             with PEERS["mitu"].start(settings) as server:
                 print(f"pgo: {drive(server, loads)} exchanges with {key_type}", file=sys.stderr)
+        with load.upstream(core=None, body=BULK) as (_, upstream):
+            settings = Settings(
+                certificates.make(Path(folder), "p256"), upstream=upstream, broker=mqtt, cores=None, h3=True
+            )
+            with PEERS["mitu"].start(settings) as server:
+                print(f"pgo: {drive(server, BULK_LOAD)} large responses", file=sys.stderr)
     return 0
 
 
