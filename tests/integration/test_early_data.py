@@ -71,6 +71,11 @@ def backend(loop: Loop) -> Iterator[Upstream]:
     made.server.stop()
 
 
+@pytest.fixture(autouse=True)
+def nothing_seen(backend: Upstream) -> None:
+    backend.seen.clear()
+
+
 def settings(edge: Pair, endpoint: str, workers: int = 1, **more: Any) -> Settings:
     routes = [
         health(),
@@ -159,7 +164,6 @@ class TestOnH1:
         path = request_bytes.split(b" ")[1].decode()
         delayed = {"listener": "edge", "outcome": "delayed"}
         before = running.metric("mitu_http_early_data_requests_total", **delayed)
-        backend.seen.clear()
         with resumed(running.address(), request_bytes, finish=False) as client:
             assert client.took_early
             time.sleep(QUIET)
@@ -171,7 +175,6 @@ class TestOnH1:
 
     def test_it_waits_behind_what_is_pipelined(self, running: Gateway, backend: Upstream) -> None:
         """The end of the handshake is read although other requests stand in front of it."""
-        backend.seen.clear()
         early = get("/pipelined/first", method="POST", body="x" * 2_000) + get("/pipelined/second") * 20
         with resumed(running.address(), early, finish=False) as client:
             time.sleep(QUIET)
@@ -206,7 +209,6 @@ class TestOnH1:
                 client.read_response()
 
     def test_too_much_of_it_ends_the_connection(self, running: Gateway, backend: Upstream) -> None:
-        backend.seen.clear()
         flood = get("/flood", method="POST", body="x" * 100_000)
         with resumed(running.address(), flood[:10_000], finish=False) as client, pytest.raises(ConnectionError):
             for start in range(10_000, len(flood), 10_000):
@@ -223,6 +225,25 @@ class TestOnH1:
         told = client.again(running.address(), "-early_data", request)
         assert "Early data was accepted" in told, told
         assert backend.of("/openssl") == ["1"]
+
+    @pytest.mark.needs("openssl")
+    def test_a_verified_client_is_itself(
+        self, gateway: Start, edge: Pair, authority: Authority, backend: Upstream, tmp_path: Path
+    ) -> None:
+        """A certificate comes in no resumption: who the client is, its session says."""
+        client_auth = {"client_auth": "required", "client_ca": str(authority.certificate)}
+        node = gateway(settings(edge, backend.server.endpoint, tls=client_auth))
+        device = authority.issue("device", ("device-7",), client=True)
+        request = tmp_path / "request"
+        request.write_bytes(get("/who", "Connection: close"))
+        flags = ("-tls1_3", "-alpn", "http/1.1", "-cert", device.certificate, "-key", device.key)
+        client = Resuming(authority.certificate, tmp_path, *flags)
+        client.full(node.address())
+        told = client.again(node.address(), "-early_data", request)
+        assert "Early data was accepted" in told, told
+        assert '["x-client-verified", "success"]' in told.lower()
+        assert "device-7" in told
+        assert backend.of("/who") == ["1"]
 
 
 class TestOff:
