@@ -30,6 +30,8 @@ from support.tls13 import Session, Tls13
 from .conftest import Start
 
 TOO_EARLY = b"HTTP/1.1 425 "
+LARGE = 1 << 20
+"""Fits into the kernel's buffers."""
 QUIET = 0.2
 """Seconds in which what would happen has happened."""
 
@@ -53,6 +55,8 @@ class Upstream:
                 made.seen.append((f"{method} {target}", early))
                 status = "425 Too Early" if early and "picky" in target else "200 OK"
                 answer = json.dumps({"target": target, "headers": headers, "body": body.decode()}).encode()
+                if "large" in target:
+                    answer += bytes(LARGE)
                 writer.write(http_response(status, b"" if method == "HEAD" else answer))
                 await writer.drain()
 
@@ -208,6 +212,20 @@ class TestOnH1:
             with pytest.raises(ConnectionError):
                 client.read_response()
 
+    def test_a_response_is_whole_although_the_gateway_closes(self, running: Gateway) -> None:
+        """What ends the handshake comes behind it, and must not be answered with a reset."""
+        with resumed(running.address(), get("/large", "Connection: close"), finish=False) as client:
+            time.sleep(QUIET)
+            client.finish()
+            assert len(client.read_response()) > LARGE
+
+    def test_a_handshake_that_is_never_ended_ends_the_connection(self, running: Gateway) -> None:
+        with resumed(running.address(), get("/endless"), finish=False) as client:
+            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+            begun = time.monotonic()
+            assert client.read() == b""
+            assert time.monotonic() - begun < 5
+
     def test_too_much_of_it_ends_the_connection(self, running: Gateway, backend: Upstream) -> None:
         flood = get("/flood", method="POST", body="x" * 100_000)
         with resumed(running.address(), flood[:10_000], finish=False) as client, pytest.raises(ConnectionError):
@@ -299,28 +317,36 @@ class TestOnH2:
         assert backend.of(path) == [None]
 
 
-def quic_session(address: Address, ca: Path) -> SessionTicket:
-    """One to resume with, from a connection of its own."""
+@dataclass(frozen=True)
+class Visit:
+    """What a client remembers of a connection: its session, and what shows that it is at its address."""
 
-    async def visit() -> SessionTicket:
+    session: SessionTicket
+    token: bytes
+
+
+def visit(address: Address, ca: Path) -> Visit:
+    async def remember() -> Visit:
         kept: list[SessionTicket] = []
-        async with connected(address, ca, tickets=kept) as client:
+        tokens: list[bytes] = []
+        async with connected(address, ca, tickets=kept, tokens=tokens) as client:
             assert (await client.get("/health")).status == 200
-            await client.until(lambda: kept)
-        return kept[0]
+            await client.until(lambda: kept and tokens)
+        return Visit(kept[0], tokens[0])
 
-    return asyncio.run(visit())
+    return asyncio.run(remember())
 
 
-def resuming(address: Address, ca: Path, kept: SessionTicket) -> AbstractAsyncContextManager[Http3]:
+def resuming(address: Address, ca: Path, kept: Visit, *, token: bool = True) -> AbstractAsyncContextManager[Http3]:
     """A connection that sends at once."""
-    return connected(address, ca, session_ticket=kept, wait_connected=False)
+    shown = kept.token if token else b""
+    return connected(address, ca, session_ticket=kept.session, token=shown, wait_connected=False)
 
 
 class TestOnH3:
     def test_a_request_is_answered(self, running: Gateway, authority: Authority, backend: Upstream) -> None:
-        kept = quic_session(running.address(), authority.certificate)
-        assert kept.max_early_data_size == 0xFFFF_FFFF
+        kept = visit(running.address(), authority.certificate)
+        assert kept.session.max_early_data_size == 0xFFFF_FFFF
 
         async def test() -> None:
             async with resuming(running.address(), authority.certificate, kept) as client:
@@ -335,7 +361,7 @@ class TestOnH3:
         assert backend.of("/h3-post") == [None]
 
     def test_a_replay_is_not_served(self, running: Gateway, authority: Authority, backend: Upstream) -> None:
-        kept = quic_session(running.address(), authority.certificate)
+        kept = visit(running.address(), authority.certificate)
         sent: list[bytes] = []
 
         async def test() -> None:
@@ -369,16 +395,31 @@ class TestOnH3:
         made = settings(edge, backend.server.endpoint)
         node = gateway(made)
 
-        async def visit(kept: SessionTicket) -> bool:
+        async def again(kept: SessionTicket) -> bool:
             async with connected(node.address(), authority.certificate, session_ticket=kept) as client:
                 return bool(client.quic.tls.early_data_accepted)
 
-        first, second = (quic_session(node.address(), authority.certificate) for _ in range(2))
+        first, second = (visit(node.address(), authority.certificate).session for _ in range(2))
         node.apply(made | {"logging": {"level": "warning"}})
-        assert asyncio.run(visit(first))
+        assert asyncio.run(again(first))
         made["listeners"][0]["limits"] = {"concurrent_streams": 2}
         node.apply(made)
-        assert not asyncio.run(visit(second))
+        assert not asyncio.run(again(second))
+
+    def test_who_may_be_elsewhere_is_served_later(
+        self, running: Gateway, authority: Authority, backend: Upstream
+    ) -> None:
+        """Early data comes from any address that its sender writes into a packet, and is served in its name."""
+        kept = visit(running.address(), authority.certificate)
+
+        async def test() -> None:
+            async with resuming(running.address(), authority.certificate, kept, token=False) as client:
+                stream = client.begin("/h3-from-somewhere")
+                client.transmit()
+                assert (await client.answer(stream)).status == 200
+
+        asyncio.run(test())
+        assert backend.of("/h3-from-somewhere") == [None]
 
 
 class TestReplay:

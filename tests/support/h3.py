@@ -233,13 +233,14 @@ async def connected(
     name: str = "localhost",
     raw: bool = False,
     tickets: list[SessionTicket] | None = None,
+    tokens: list[bytes] | None = None,
     wait_connected: bool = True,
     seconds: float = 60,
     **settings: Any,
 ) -> AsyncIterator[Http3]:
     """A connection with its handshake done, unless `wait_connected` is false.
 
-    `tickets`: where the session's go; `seconds`: for which it may be used.
+    `tickets` and `tokens`: where the session's go; `seconds`: for which it may be used.
     """
     made = configuration(ca, server_name=name, **settings)
     client = connect(
@@ -247,6 +248,7 @@ async def connected(
         configuration=made,
         create_protocol=lambda *args, **more: Http3(*args, raw=raw, **more),
         session_ticket_handler=None if tickets is None else tickets.append,
+        token_handler=None if tokens is None else tokens.append,
         wait_connected=wait_connected,
     )
     async with asyncio.timeout(seconds):

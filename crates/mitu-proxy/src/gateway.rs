@@ -89,7 +89,22 @@ pub async fn connection(intake: Intake) {
 
     let (stream, protocol, connection) = open(secured, peer, times, accepted_at, listener, drain, &worker);
     let _listed = worker.connections.insert(connection.clone());
-    established(dispatch::run(stream, protocol, connection), &worker.gate).await;
+    let early_data = connection.early_data.clone();
+    let serving = established(dispatch::run(stream, protocol, connection), &worker.gate);
+    match early_data {
+        None => serving.await,
+        Some(early_data) => Box::pin(while_in_time(serving, early_data, limit + GRACE)).await,
+    }
+}
+
+/// Serves a connection that began with early data, whose client has so long to end its handshake.
+async fn while_in_time(serving: impl Future<Output = ()>, early_data: EarlyData, limit: Duration) {
+    let mut serving = pin!(serving);
+    tokio::select! {
+        () = &mut serving => return,
+        in_time = timeout(limit, early_data.confirmed()) => if in_time.is_err() { return },
+    }
+    serving.await;
 }
 
 /// A connection in QUIC, likewise. What a ClientHello decides is decided in [`mitu_tls::quic`], within QUIC's own steps.
@@ -108,7 +123,6 @@ pub async fn quic_connection(intake: QuicIntake) {
         secured
     })
     .await;
-    drop(under_way);
     let outcome = handshake.outcome();
     times.total = accepted_at.elapsed();
     (times.select, times.crypto) = (outcome.select, outcome.crypto);
@@ -117,6 +131,13 @@ pub async fn quic_connection(intake: QuicIntake) {
         Ok(secured) => secured,
         Err(error) => return report_failure(&outcome.error.unwrap_or(error), peer, &listener, times, &worker),
     };
+    match secured.early_data.clone() {
+        None => drop(under_way),
+        Some(early_data) => drop(tokio::spawn(async move {
+            early_data.confirmed().await;
+            drop(under_way);
+        })),
+    }
     if let Some(metrics) = listener.quic_handshake_metrics(secured.prepared, secured.resumed) {
         metrics.observe(&times);
     }
@@ -163,6 +184,9 @@ fn open(
     };
     (stream, protocol, Arc::new(connection))
 }
+
+/// What early data is answered with is to arrive before its connection is given up.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How often the task of a connection runs for its first request and its end, with an upstream between them.
 const FIRST_STEPS: u8 = 8;
@@ -317,12 +341,14 @@ async fn secure_quic(
     // Whoever is refused is told, and may come by TCP.
     pass.comes_from(peer.ip()).map_err(refused)?;
     pass.turn(Kind::Full).await.map_err(refused)?;
+    // Who has not shown that it is at its address has no request served before: nobody asks in another's name.
+    let is_there = incoming.remote_address_validated();
     let mut connecting = incoming.accept_with(config).map_err(quic_error)?;
-    let early = listener.allows_early_quic() && has_early_data(&mut connecting).await?;
+    let early = is_there && listener.allows_early_quic() && has_early_data(&mut connecting).await?;
     let early = if early { connecting.into_0rtt() } else { Err(connecting) };
     let (quic, early_data) = match early {
         Ok((quic, done)) => {
-            let early_data = confirmed_by(quic.clone(), done);
+            let early_data = confirmed_by(quic.clone(), done, listener.timeouts.handshake_ms);
             (quic, Some(early_data))
         }
         Err(connecting) => (connecting.await.map_err(quic_error)?, None),
@@ -358,13 +384,15 @@ async fn has_early_data(connecting: &mut Connecting) -> Result<bool, HandshakeEr
     Ok(hello.downcast_ref::<Negotiated>().is_some_and(|negotiated| negotiated.early_data))
 }
 
-/// Told when the handshake is done; and never, where the connection ends before.
-fn confirmed_by(quic: quinn::Connection, done: ZeroRttAccepted) -> EarlyData {
+/// Told when the handshake is done; and never, where the connection ends before, as it does after `limit_ms`.
+fn confirmed_by(quic: quinn::Connection, done: ZeroRttAccepted, limit_ms: u64) -> EarlyData {
     let (confirmation, early_data) = EarlyData::new();
     tokio::spawn(async move {
         // On this side it does not say whether the handshake was finished or given up.
-        done.await;
-        if quic.close_reason().is_none() {
+        let limit = Duration::from_millis(limit_ms) + GRACE;
+        if timeout(limit, done).await.is_err() {
+            quic.close(0_u32.into(), b"the handshake took too long");
+        } else if quic.close_reason().is_none() {
             confirmation.confirm();
         }
     });

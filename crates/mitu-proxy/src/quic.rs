@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use mitu_tls::quic::{Handshake, Keys, VERSION};
 use parking_lot::Mutex;
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig,
+    ValidationTokenConfig, VarInt,
+};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -251,7 +254,10 @@ impl Loop {
         let Some(slot) = live.take_slot(&listener) else { return incoming.refuse() };
         let handshake = Arc::new(Handshake::new(listener.clone()));
         let mut config = ServerConfig::new(handshake.clone(), self.keys.token.clone());
-        config.transport_config(transport);
+        // With one, a client that comes back shows at once that it is at its address, which early data takes.
+        let mut tokens = ValidationTokenConfig::default();
+        tokens.sent(u32::from(listener.allows_early_quic()));
+        config.transport_config(transport).validation_token_config(tokens);
         tokio::spawn(gateway::quic_connection(QuicIntake {
             incoming,
             config: Arc::new(config),

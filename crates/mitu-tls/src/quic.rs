@@ -176,7 +176,6 @@ struct Tls {
     prepared: usize,
     protocol: usize,
     terms: Terms,
-    early_data: bool,
 }
 
 impl Session {
@@ -218,12 +217,8 @@ impl Session {
         let (received, parameters) = (std::mem::take(received), std::mem::take(parameters));
         let connection =
             ServerConnection::new(config, Version::V1, parameters).map_err(|error| self.failed(error, None))?;
-        self.stage = Stage::Tls(Box::new(Tls { connection, prepared, protocol, terms, early_data: false }));
-        self.read(&received)?;
-        if let Some(tls) = self.tls_mut() {
-            tls.early_data = tls.connection.zero_rtt_keys().is_some();
-        }
-        Ok(true)
+        self.stage = Stage::Tls(Box::new(Tls { connection, prepared, protocol, terms }));
+        self.read(&received).map(|()| true)
     }
 
     fn read(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
@@ -268,7 +263,7 @@ impl crypto::Session for Session {
     }
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
-        let Tls { connection, prepared, protocol, terms, early_data } = self.tls()?;
+        let Tls { connection, prepared, protocol, terms } = self.tls()?;
         Some(Box::new(Negotiated {
             prepared: *prepared,
             protocol: *protocol,
@@ -276,7 +271,7 @@ impl crypto::Session for Session {
             server_name: connection.server_name().map(Arc::from),
             cipher: connection.negotiated_cipher_suite().map_or("", |suite| suite_name(&suite)),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
-            early_data: *early_data,
+            early_data: connection.zero_rtt_keys().is_some(),
             leaf: connection.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.clone().into_owned()),
         }))
     }
@@ -287,7 +282,7 @@ impl crypto::Session for Session {
 
     fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
         let keys = self.tls()?.connection.zero_rtt_keys()?;
-        Some((Box::new(keys.header), Box::new(keys.packet)))
+        Some((Box::new(keys.header), Box::new(Opener(keys.packet))))
     }
 
     fn early_data_accepted(&self) -> Option<bool> {
@@ -359,7 +354,11 @@ impl PacketKey for Opener {
     fn decrypt(&self, packet: u64, header: &[u8], payload: &mut BytesMut) -> Result<(), CryptoError> {
         self.0.decrypt(packet, header, payload)?;
         let length = padding::close_gaps(payload);
-        payload.truncate(length);
+        if length < payload.len() {
+            // A copy, since whatever holds on to a part of this holds the whole datagram, which quinn, who counts what is
+            // held, would take for as small as what is left of it.
+            *payload = BytesMut::from(&payload[..length]);
+        }
         Ok(())
     }
 

@@ -197,6 +197,18 @@ impl Session {
         Pin::new(&mut self.io).poll_flush(context)
     }
 
+    /// Waits for the end of a handshake that began with early data. On a socket that is closed before it comes it would be
+    /// answered by a reset, which overtakes the response.
+    pub fn poll_confirmed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while self.unconfirmed.is_some() {
+            match ready!(self.poll_receive(context, &mut ReadBuf::new(&mut []))) {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        Poll::Ready(())
+    }
+
     /// Says `close_notify`, and ends this side of the connection.
     pub fn poll_shutdown(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.closed {

@@ -8,11 +8,12 @@ use std::mem;
 use parking_lot::Mutex;
 use rustls::server::StoresServerSessions;
 
-use super::now;
+use super::{MAX_LEN, now};
 
-/// Sessions of one scope, of which the oldest are forgotten first: their clients make a full handshake. Without client
-/// certificates they take some 20 MiB.
+/// Sessions of one scope, and their bytes, of which the older half is forgotten when there are more: their clients make a
+/// full handshake.
 const MOST: usize = 65_536;
+const MOST_BYTES: usize = 64 << 20;
 
 pub struct Sessions {
     kept: Mutex<Generations>,
@@ -24,6 +25,8 @@ pub struct Sessions {
 struct Generations {
     younger: HashMap<Vec<u8>, Kept>,
     older: HashMap<Vec<u8>, Kept>,
+    /// Of the younger one.
+    bytes: usize,
 }
 
 /// A session as rustls encodes it, and when it was put here, in milliseconds since 1970.
@@ -51,10 +54,19 @@ impl Sessions {
 
 impl StoresServerSessions for Sessions {
     fn put(&self, name: Vec<u8>, session: Vec<u8>) -> bool {
+        if session.len() > MAX_LEN {
+            return false;
+        }
         let mut kept = self.kept.lock();
+        kept.bytes += session.len();
         kept.younger.insert(name, Kept { session, since: now() });
-        if kept.younger.len() >= MOST / 2 {
-            kept.older = mem::take(&mut kept.younger);
+        if kept.younger.len() >= MOST / 2 || kept.bytes >= MOST_BYTES / 2 {
+            let younger = mem::replace(&mut kept.younger, HashMap::with_capacity(MOST / 2));
+            let gone = mem::replace(&mut kept.older, younger);
+            kept.bytes = 0;
+            // Freed while others go on.
+            drop(kept);
+            drop(gone);
         }
         true
     }
@@ -111,5 +123,17 @@ mod tests {
         assert_eq!(sessions.take(&name(0)), None);
         assert!(sessions.take(&name(2 * MOST - 1)).is_some());
         assert!(sessions.take(&name(2 * MOST - MOST / 2)).is_some());
+    }
+
+    #[test]
+    fn large_ones_are_forgotten_sooner_and_too_large_ones_at_once() {
+        let sessions = Sessions::new(60_000);
+        let name = |number: usize| number.to_be_bytes().to_vec();
+        assert!(!sessions.put(name(0), vec![0; MAX_LEN + 1]));
+        for number in 0..2 * MOST_BYTES / MAX_LEN {
+            assert!(sessions.put(name(number), vec![0; MAX_LEN]));
+        }
+        let kept = sessions.kept.lock();
+        assert!((kept.younger.len() + kept.older.len()) * MAX_LEN <= MOST_BYTES);
     }
 }

@@ -142,7 +142,10 @@ pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Resu
     let mut control = match timeout(patience, open_control(&quic, limits)).await {
         Ok(Ok(control)) => control,
         Ok(Err(error)) => return shared.end(error),
-        Err(_) => return Err(timed_out()),
+        Err(_) => {
+            quic.close(Code::NO_ERROR.into(), b"");
+            return Err(timed_out());
+        }
     };
 
     let idle = || client.has_served() && shared.activity.is_idle();
