@@ -57,7 +57,7 @@ fuzz: $(VENV)/.ready ## Fuzz what reads bytes of strangers, a minute each (it ne
 	@for target in client_hello proxy_header alpn_list configuration; do \
 		mkdir -p fuzz/found/$$target; seeds=fuzz/corpus/$$target; \
 		if [ $$target = configuration ]; then seeds=tests/golden/good; fi; \
-		cargo +nightly fuzz run --features libfuzzer $$target fuzz/found/$$target $$seeds -- -max_total_time=60; done
+		cargo +nightly fuzz run --no-cfg-fuzzing --features libfuzzer $$target fuzz/found/$$target $$seeds -- -max_total_time=60; done
 
 lint: lint-rust lint-python ## Check everything that can be checked without running it.
 
