@@ -31,8 +31,8 @@ TIMES = {"user_mib": "server MiB", "kernel_mib": "kernel MiB", "growth": "server
 
 def run(bench: Bench) -> None:
     """One server, one mix, once: rounds would be hours."""
-    if find_program("mosquitto") is None:
-        bench.result.note("not measured: install the Debian package mosquitto")
+    if SUBJECT not in bench.peers or find_program("mosquitto") is None:
+        bench.result.note(f"not measured: it takes {SUBJECT}, and the Debian package mosquitto")
         return
     total = bench.options.connections or (TOTAL // 10 if bench.options.quick else TOTAL)
     minutes = QUICK_MINUTES if bench.options.quick else MINUTES

@@ -6,8 +6,10 @@ import asyncio
 import json
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from aioquic.tls import SessionTicket
 
 from support import frames, hpack
 from support.certificates import Authority, Pair
-from support.client import Address
+from support.client import Address, request
 from support.gateway import Gateway, Settings, configuration, health, listener, on, to_app, upstream
 from support.h2 import PREFACE, SETTINGS
 from support.h3 import Http3, connected
@@ -29,7 +31,6 @@ from support.tls13 import Session, Tls13
 
 from .conftest import Start
 
-TOO_EARLY = b"HTTP/1.1 425 "
 LARGE = 1 << 20
 """Fits into the kernel's buffers."""
 QUIET = 0.2
@@ -101,18 +102,11 @@ def running(shared_gateway: Start, edge: Pair, backend: Upstream, provider: str)
     return shared_gateway(on(provider, made))
 
 
-def get(path: str, *fields: str, method: str = "GET", body: str = "") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *fields]
-    if body:
-        lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*lines, "", body]).encode()
-
-
 def session(address: Address, alpn: str = "http/1.1") -> Session:
     """One to resume with, from a connection of its own."""
-    request = get("/health") if alpn == "http/1.1" else h2_request("/health")
+    asked = request("/health") if alpn == "http/1.1" else h2_request("/health")
     with Tls13(address, [alpn]) as client:
-        client.send(request)
+        client.send(asked)
         while not client.sessions:
             assert client.read()
         return client.sessions[0]
@@ -126,14 +120,13 @@ class TestOnH1:
     def test_a_request_is_answered_before_the_handshake_ends(self, running: Gateway, backend: Upstream) -> None:
         served = {"listener": "edge", "outcome": "served"}
         before = running.metric("mitu_http_early_data_requests_total", **served)
-        with resumed(running.address(), get("/at-once"), finish=False) as client:
+        with resumed(running.address(), request("/at-once"), finish=False) as client:
             assert client.took_early
-            answer = client.read_response()
-            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert client.http1.response().status == 200
             assert backend.of("/at-once") == ["1"]
             client.finish()
-            client.send(get("/at-once?then"))
-            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+            client.send(request("/at-once?then"))
+            assert client.http1.response().status == 200
             assert backend.of("/at-once?then") == [None]
         assert running.metric("mitu_http_early_data_requests_total", **served) == before + 1
 
@@ -144,23 +137,26 @@ class TestOnH1:
         assert [line.get("early_data") for line in lines()] == [True, None]
 
     def test_the_connection_goes_on_after_it(self, running: Gateway) -> None:
-        with resumed(running.address(), get("/one") + get("/two")) as client:
-            assert client.read_response().startswith(b"HTTP/1.1 200 ")
-            assert client.read_response().startswith(b"HTTP/1.1 200 ")
-            client.send(get("/three", method="POST", body="body"))
-            assert b'"body": "body"' in client.read_response()
+        with resumed(running.address(), request("/one") + request("/two")) as client:
+            assert client.http1.response().status == 200
+            assert client.http1.response().status == 200
+            client.send(request("/three", method="POST", body=b"body"))
+            assert b'"body": "body"' in client.http1.response().body
             assert client.sessions
             assert client.sessions[0].early_data == 16_384
 
     @pytest.mark.parametrize(
         "request_bytes",
         [
-            get("/waits/post", method="POST"),
-            get("/waits/post-body", method="POST", body="body"),
-            get("/waits/get-body", body="body"),
-            get("/waits/delete", method="DELETE"),
-            get("/waits/upgrade", "Connection: upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
-            get("/late/route"),
+            request("/waits/post", method="POST"),
+            request("/waits/post-body", method="POST", body=b"body"),
+            request("/waits/get-body", body=b"body"),
+            request("/waits/delete", method="DELETE"),
+            request(
+                "/waits/upgrade",
+                headers=[("Connection", "upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
+            ),
+            request("/late/route"),
         ],
         ids=["POST", "POST with a body", "GET with a body", "DELETE", "an upgrade", "a route without early data"],
     )
@@ -173,74 +169,78 @@ class TestOnH1:
             time.sleep(QUIET)
             assert not backend.seen
             client.finish()
-            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+            assert client.http1.response().status == 200
         assert backend.of(path) == [None]
         assert running.metric("mitu_http_early_data_requests_total", **delayed) == before + 1
 
     def test_it_waits_behind_what_is_pipelined(self, running: Gateway, backend: Upstream) -> None:
         """The end of the handshake is read although other requests stand in front of it."""
-        early = get("/pipelined/first", method="POST", body="x" * 2_000) + get("/pipelined/second") * 20
+        early = request("/pipelined/first", method="POST", body=b"x" * 2_000) + request("/pipelined/second") * 20
         with resumed(running.address(), early, finish=False) as client:
             time.sleep(QUIET)
             assert not backend.seen
             client.finish()
             for _ in range(21):
-                assert client.read_response().startswith(b"HTTP/1.1 200 ")
+                assert client.http1.response().status == 200
 
     def test_who_does_not_end_its_handshake_gets_425(self, running: Gateway, backend: Upstream) -> None:
-        with resumed(running.address(), get("/never", method="POST"), finish=False) as client:
-            assert client.read_response().startswith(TOO_EARLY)
+        with resumed(running.address(), request("/never", method="POST"), finish=False) as client:
+            assert client.http1.response().status == 425
         assert backend.of("/never") == []
         assert running.metric("mitu_http_errors_total", reason="too_early") >= 1
 
     def test_the_upstream_may_refuse_and_the_client_tries_again(self, running: Gateway, backend: Upstream) -> None:
-        with resumed(running.address(), get("/picky"), finish=False) as client:
-            assert client.read_response().startswith(TOO_EARLY)
+        with resumed(running.address(), request("/picky"), finish=False) as client:
+            assert client.http1.response().status == 425
             client.finish()
-            client.send(get("/picky"))
-            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+            client.send(request("/picky"))
+            assert client.http1.response().status == 200
         assert backend.of("/picky") == ["1", None]
 
     def test_the_mark_cannot_be_nominated_away(self, running: Gateway, backend: Upstream) -> None:
-        with resumed(running.address(), get("/marked", "Connection: early-data", "Early-Data: 0")) as client:
-            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+        early = request("/marked", headers=[("Connection", "early-data"), ("Early-Data", "0")])
+        with resumed(running.address(), early) as client:
+            assert client.http1.response().status == 200
         assert backend.of("/marked") == ["1"]
 
     def test_a_forged_end_ends_the_connection(self, running: Gateway) -> None:
-        with resumed(running.address(), get("/forged", method="POST"), finish=False) as client:
+        with resumed(running.address(), request("/forged", method="POST"), finish=False) as client:
             client.finish(bytes(32))
-            with pytest.raises(ConnectionError):
-                client.read_response()
+            with pytest.raises(EOFError):
+                client.http1.response()
 
     def test_a_response_is_whole_although_the_gateway_closes(self, running: Gateway) -> None:
         """What ends the handshake comes behind it, and must not be answered with a reset."""
-        with resumed(running.address(), get("/large", "Connection: close"), finish=False) as client:
+        with resumed(running.address(), request("/large", headers=[("Connection", "close")]), finish=False) as client:
             time.sleep(QUIET)
             client.finish()
-            assert len(client.read_response()) > LARGE
+            assert len(client.http1.response().body) > LARGE
 
     def test_a_handshake_that_is_never_ended_ends_the_connection(self, running: Gateway) -> None:
-        with resumed(running.address(), get("/endless"), finish=False) as client:
-            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+        with resumed(running.address(), request("/endless"), finish=False) as client:
+            assert client.http1.response().status == 200
             begun = time.monotonic()
             assert client.read() == b""
             assert time.monotonic() - begun < 5
 
     def test_too_much_of_it_ends_the_connection(self, running: Gateway, backend: Upstream) -> None:
-        flood = get("/flood", method="POST", body="x" * 100_000)
-        with resumed(running.address(), flood[:10_000], finish=False) as client, pytest.raises(ConnectionError):
+        flood = request("/flood", method="POST", body=b"x" * 100_000)
+        with (
+            resumed(running.address(), flood[:10_000], finish=False) as client,
+            pytest.raises((ConnectionError, EOFError)),
+        ):
             for start in range(10_000, len(flood), 10_000):
                 client.send_early(flood[start : start + 10_000])
-            client.read_response()
+            client.http1.response()
         assert not backend.seen
 
     @pytest.mark.needs("openssl")
     def test_openssl(self, running: Gateway, authority: Authority, backend: Upstream, tmp_path: Path) -> None:
-        request = tmp_path / "request"
-        request.write_bytes(get("/openssl", "Connection: close"))
+        file = tmp_path / "request"
+        file.write_bytes(request("/openssl", headers=[("Connection", "close")]))
         client = Resuming(authority.certificate, tmp_path, "-tls1_3", "-alpn", "http/1.1")
         client.full(running.address())
-        told = client.again(running.address(), "-early_data", request)
+        told = client.again(running.address(), "-early_data", file)
         assert "Early data was accepted" in told, told
         assert backend.of("/openssl") == ["1"]
 
@@ -252,12 +252,12 @@ class TestOnH1:
         client_auth = {"client_auth": "required", "client_ca": str(authority.certificate)}
         node = gateway(settings(edge, backend.server.endpoint, tls=client_auth))
         device = authority.issue("device", ("device-7",), client=True)
-        request = tmp_path / "request"
-        request.write_bytes(get("/who", "Connection: close"))
+        file = tmp_path / "request"
+        file.write_bytes(request("/who", headers=[("Connection", "close")]))
         flags = ("-tls1_3", "-alpn", "http/1.1", "-cert", device.certificate, "-key", device.key)
         client = Resuming(authority.certificate, tmp_path, *flags)
         client.full(node.address())
-        told = client.again(node.address(), "-early_data", request)
+        told = client.again(node.address(), "-early_data", file)
         assert "Early data was accepted" in told, told
         assert '["x-client-verified", "success"]' in told.lower()
         assert "device-7" in told
@@ -269,16 +269,16 @@ class TestOff:
         address = running.address("off")
         kept = session(address)
         assert kept.early_data == 0
-        with Tls13(address, ["http/1.1"], session=kept, early=get("/off")) as client:
+        with Tls13(address, ["http/1.1"], session=kept, early=request("/off")) as client:
             assert not client.took_early
-            client.send(get("/off?late"))
-            assert client.read_response().startswith(b"HTTP/1.1 200 ")
+            client.send(request("/off?late"))
+            assert client.http1.response().status == 200
         assert backend.of("/off") == []
 
     def test_sessions_are_of_their_protocol(self, running: Gateway, backend: Upstream) -> None:
         """What was said to one protocol's handler is not given to another's (ALPACA)."""
         kept = session(running.address(), "h2")
-        with Tls13(running.address(), ["http/1.1"], session=kept, early=get("/confused")) as client:
+        with Tls13(running.address(), ["http/1.1"], session=kept, early=request("/confused")) as client:
             assert not client.took_early
         assert backend.of("/confused") == []
 
@@ -432,8 +432,8 @@ class TestReplay:
             assert tcp.recv(1 << 16), "the handshake goes on, without the early data"
 
     def test_on_the_same_node(self, running: Gateway, backend: Upstream) -> None:
-        with resumed(running.address(), get("/replayed")) as client:
-            client.read_response()
+        with resumed(running.address(), request("/replayed")) as client:
+            client.http1.response()
             # While the first connection is open, and on all workers.
             for _ in range(20):
                 self.replay(running.address(), client.first_flight)
@@ -441,15 +441,37 @@ class TestReplay:
         time.sleep(QUIET)
         assert backend.of("/replayed") == ["1"]
 
+    def test_all_at_once(self, running: Gateway, backend: Upstream) -> None:
+        """Many copies race for one session, on all workers, while reloads swap what they come to."""
+        held = session(running.address())
+        with Tls13(running.address("off"), ["http/1.1"], session=held, early=request("/race")) as recorder:
+            flight = recorder.first_flight
+        start = threading.Barrier(8)
+
+        def race() -> None:
+            with socket.create_connection(running.address()) as tcp:
+                tcp.settimeout(10)
+                start.wait(10)
+                tcp.sendall(flight)
+                assert tcp.recv(1 << 16)
+
+        with ThreadPoolExecutor(8) as racers:
+            racing = [racers.submit(race) for _ in range(8)]
+            assert running.reload()[0] == 0
+            for one in racing:
+                one.result(20)
+        time.sleep(QUIET)
+        assert backend.of("/race") == ["1"]
+
     def test_a_replay_that_comes_first_is_the_one_that_is_served(self, running: Gateway, backend: Upstream) -> None:
         """As if the attacker had held the client's packets back: once is once, whoever sends it."""
         kept = session(running.address())
-        with Tls13(running.address(), ["http/1.1"], session=kept, early=get("/raced")) as client:
-            client.read_response()
-        with Tls13(running.address(), ["http/1.1"], session=kept, early=get("/raced")) as again:
+        with Tls13(running.address(), ["http/1.1"], session=kept, early=request("/raced")) as client:
+            client.http1.response()
+        with Tls13(running.address(), ["http/1.1"], session=kept, early=request("/raced")) as again:
             assert not again.took_early
-            again.send(get("/raced?late"))
-            again.read_response()
+            again.send(request("/raced?late"))
+            again.http1.response()
         assert backend.of("/raced") == ["1"]
 
     def test_after_a_reload(self, gateway: Start, edge: Pair, backend: Upstream) -> None:
@@ -457,15 +479,15 @@ class TestReplay:
         node = gateway(made)
         kept = session(node.address())
         unused = session(node.address())
-        with Tls13(node.address(), ["http/1.1"], session=kept, early=get("/reloaded")) as client:
-            client.read_response()
+        with Tls13(node.address(), ["http/1.1"], session=kept, early=request("/reloaded")) as client:
+            client.http1.response()
         made["listeners"][0]["routes"][0]["respond"]["body"] = "other"
         node.apply(made)
         self.replay(node.address(), client.first_flight)
         # What was not used is still good.
-        with Tls13(node.address(), ["http/1.1"], session=unused, early=get("/reloaded?other")) as client:
+        with Tls13(node.address(), ["http/1.1"], session=unused, early=request("/reloaded?other")) as client:
             assert client.took_early
-            client.read_response()
+            client.http1.response()
         time.sleep(QUIET)
         assert backend.of("/reloaded") == ["1"]
 
@@ -479,14 +501,14 @@ class TestReplay:
         made = settings(edge, backend.server.endpoint) | {"tickets": {"secrets": [{"file": str(secret)}]}}
         one, two = gateway(made), gateway(made)
         kept = session(one.address())
-        with Tls13(one.address(), ["http/1.1"], session=kept, early=get("/elsewhere")) as client:
-            client.read_response()
+        with Tls13(one.address(), ["http/1.1"], session=kept, early=request("/elsewhere")) as client:
+            client.http1.response()
         self.replay(two.address(), client.first_flight)
         other = session(one.address())
-        with Tls13(two.address(), ["http/1.1"], session=other, early=get("/elsewhere")) as elsewhere:
+        with Tls13(two.address(), ["http/1.1"], session=other, early=request("/elsewhere")) as elsewhere:
             assert not elsewhere.took_early
-            elsewhere.send(get("/elsewhere?late"))
-            elsewhere.read_response()
+            elsewhere.send(request("/elsewhere?late"))
+            elsewhere.http1.response()
         one.stop()
         one.restart()
         self.replay(one.address(), client.first_flight)
@@ -502,7 +524,7 @@ def test_a_session_is_forgotten_after_its_lifetime(
     node = gateway(made)
     kept = session(node.address())
     time.sleep(1.2)
-    with Tls13(node.address(), ["http/1.1"], session=kept, early=get("/old")) as client:
+    with Tls13(node.address(), ["http/1.1"], session=kept, early=request("/old")) as client:
         assert not client.took_early
     assert backend.of("/old") == []
 
@@ -512,6 +534,6 @@ def test_an_age_that_does_not_fit_is_refused(gateway: Start, edge: Pair, backend
     node = gateway(settings(edge, backend.server.endpoint))
     kept = session(node.address())
     held = replace(kept, since=kept.since - 120)
-    with Tls13(node.address(), ["http/1.1"], session=held, early=get("/held")) as client:
+    with Tls13(node.address(), ["http/1.1"], session=held, early=request("/held")) as client:
         assert not client.took_early
     assert backend.of("/held") == []

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from support.certificates import Pair
 
@@ -77,6 +77,21 @@ class Response:
         return values[0] if values else None
 
 
+def request(
+    path: str,
+    *,
+    method: str = "GET",
+    host: str = "localhost",
+    headers: Sequence[tuple[str, str]] = (),
+    body: bytes = b"",
+) -> bytes:
+    """An HTTP/1.1 request, with a `Content-Length` when there is a body."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers)]
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
 class Http1:
     """One HTTP/1.1 connection over a socket, TLS or not."""
 
@@ -97,20 +112,9 @@ class Http1:
     def send(self, data: bytes) -> None:
         self.stream.sendall(data)
 
-    def request(
-        self,
-        path: str,
-        *,
-        method: str = "GET",
-        host: str = "localhost",
-        headers: Sequence[tuple[str, str]] = (),
-        body: bytes = b"",
-    ) -> Response:
-        """Sends one request with a `Content-Length` when there is a body, and reads its response."""
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers)]
-        if body:
-            lines.append(f"Content-Length: {len(body)}")
-        self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+    def request(self, path: str, *, method: str = "GET", **more: Any) -> Response:
+        """Sends one request, as `request()` makes it, and reads its response."""
+        self.send(request(path, method=method, **more))
         return self.response(method)
 
     def response(self, method: str = "GET") -> Response:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import socket
 import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from .client import Address
+from .client import Address, Http1
 from .net import Dialled
 
 HANDSHAKE, APPLICATION = 22, 23
@@ -46,11 +48,6 @@ def expand(secret: bytes, label: str, context: bytes, length: int = 32) -> bytes
 
 def _early_secret(session: Session | None) -> bytes:
     return hmac.digest(bytes(32), bytes(32) if session is None else session.psk, "sha256")
-
-
-def _length(head: bytes) -> int:
-    lines = [line.lower() for line in head.split(b"\r\n")]
-    return next((int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:")), 0)
 
 
 class Keys:
@@ -131,7 +128,9 @@ class Tls13(Dialled):
         self._random, self._session = os.urandom(32), os.urandom(32)
         self._transcript, self._piece = b"", piece
         self._reading: Keys | None = None
-        self._pending = b""
+        self._pending, self._plain = b"", b""
+        self.http1 = Http1(cast("socket.socket", self))
+        """Reads responses from it."""
         try:
             self._handshake(alpn, again)
             if finish:
@@ -152,14 +151,11 @@ class Tls13(Dialled):
                 self.sessions.append(Session.read(record[1][4:], self._resumption))
         return b""
 
-    def read_response(self) -> bytes:
-        """Up to the end of an HTTP/1.1 response that has a length."""
-        response = b""
-        while (end := response.find(b"\r\n\r\n")) < 0 or len(response) < end + 4 + _length(response[:end]):
-            if not (data := self.read()):
-                raise ConnectionError(f"the response has ended early: {response!r}")
-            response += data
-        return response
+    def recv(self, size: int) -> bytes:
+        """The same as a socket does it."""
+        self._plain = self._plain or self.read()
+        piece, self._plain = self._plain[:size], self._plain[size:]
+        return piece
 
     def _handshake(self, alpn: Sequence[str], again: Sequence[str] | None) -> None:
         self._hello(alpn, with_key=again is None)

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mitu_telemetry::tls::StageTimes;
 use mitu_tls::alpn::{Terms, Verdict};
 use mitu_tls::client_hello;
-use mitu_tls::early_data::EarlyData;
+use mitu_tls::early_data::{Confirmation, EarlyData};
 use mitu_tls::handshake::{self, Clock, Failed, HandshakeError};
 use mitu_tls::identity::ClientIdentity;
 use mitu_tls::quic::{Handshake, Negotiated};
 use mitu_tls::select::Chosen;
 use quinn::{Connecting, ConnectionError, Incoming, ServerConfig, ZeroRttAccepted};
+use rustls::pki_types::CertificateDer;
 use rustls::{CertificateError, HandshakeKind, ProtocolVersion};
 use serde::Serialize;
 use tokio::net::TcpStream;
@@ -93,17 +94,20 @@ pub async fn connection(intake: Intake) {
     let serving = established(dispatch::run(stream, protocol, connection), &worker.gate);
     match early_data {
         None => serving.await,
-        Some(early_data) => Box::pin(while_in_time(serving, early_data, limit + GRACE)).await,
+        Some(early_data) => Box::pin(while_in_time(serving, early_data, limit, ())).await,
     }
 }
 
-/// Serves a connection that began with early data, whose client has so long to end its handshake.
-async fn while_in_time(serving: impl Future<Output = ()>, early_data: EarlyData, limit: Duration) {
+/// Serves a connection that began with early data, whose client has as long again to end its handshake, and a little more:
+/// what it gets meanwhile is to arrive. Until it has, `held` is.
+async fn while_in_time<T>(serving: impl Future<Output = ()>, early_data: EarlyData, limit: Duration, held: T) {
+    const GRACE: Duration = Duration::from_secs(1);
     let mut serving = pin!(serving);
     tokio::select! {
         () = &mut serving => return,
-        in_time = timeout(limit, early_data.confirmed()) => if in_time.is_err() { return },
+        in_time = timeout(limit + GRACE, early_data.confirmed()) => if in_time.is_err() { return },
     }
+    drop(held);
     serving.await;
 }
 
@@ -131,19 +135,20 @@ pub async fn quic_connection(intake: QuicIntake) {
         Ok(secured) => secured,
         Err(error) => return report_failure(&outcome.error.unwrap_or(error), peer, &listener, times, &worker),
     };
-    match secured.early_data.clone() {
-        None => drop(under_way),
-        Some(early_data) => drop(tokio::spawn(async move {
-            early_data.confirmed().await;
-            drop(under_way);
-        })),
-    }
     if let Some(metrics) = listener.quic_handshake_metrics(secured.prepared, secured.resumed) {
         metrics.observe(&times);
     }
     let (stream, protocol, connection) = open(secured, peer, times, accepted_at, listener, drain, &worker);
     let _listed = worker.connections.insert(connection.clone());
-    established(dispatch::run(stream, protocol, connection), &worker.gate).await;
+    let early_data = connection.early_data.clone();
+    let serving = established(dispatch::run(stream, protocol, connection), &worker.gate);
+    match early_data {
+        None => {
+            drop(under_way);
+            serving.await;
+        }
+        Some(early_data) => Box::pin(while_in_time(serving, early_data, limit, under_way)).await,
+    }
 }
 
 /// From here on the connection has a name in `/connections`, and its handler what was decrypted.
@@ -156,9 +161,8 @@ fn open(
     drain: Drain,
     worker: &Worker,
 ) -> (Stream, usize, Arc<Connection>) {
-    let Secured {
-        stream, protocol, terms, local, version, cipher, resumed, early_data, server_name, identity, ..
-    } = secured;
+    let Secured { stream, protocol, terms, local, version, cipher, resumed, early, server_name, identity, .. } =
+        secured;
     let connection = Connection {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         worker: worker.index,
@@ -170,7 +174,7 @@ fn open(
         version,
         cipher,
         resumed,
-        early_data,
+        early_data: early,
         site: listener.sites.named(server_name.as_deref()),
         server_name,
         identity,
@@ -184,9 +188,6 @@ fn open(
     };
     (stream, protocol, Arc::new(connection))
 }
-
-/// What early data is answered with is to arrive before its connection is given up.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// How often the task of a connection runs for its first request and its end, with an upstream between them.
 const FIRST_STEPS: u8 = 8;
@@ -218,7 +219,8 @@ struct Secured {
     version: &'static str,
     cipher: &'static str,
     resumed: bool,
-    early_data: Option<EarlyData>,
+    /// Of a connection that began with early data.
+    early: Option<EarlyData>,
     server_name: Option<Arc<str>>,
     identity: Option<Arc<ClientIdentity>>,
 }
@@ -300,27 +302,10 @@ async fn secure(
     };
     let cipher = tls.negotiated_cipher_suite().map_or("", |suite| mitu_tls::policy::suite_name(&suite));
     let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
-    let leaf = tls.peer_certificates().and_then(<[_]>::first);
-    let identity = leaf.map(|leaf| Arc::new(ClientIdentity::from_verified(leaf)));
-    // A ticket carries the identity past the certificate check, and each session that resumes gets new tickets.
-    if resumed && identity.as_ref().is_some_and(|identity| identity.is_expired(SystemTime::now())) {
-        return Err(HandshakeError::Tls(CertificateError::Expired.into()).into());
-    }
-    let early_data = stream.early_data();
+    let identity = identify(tls.peer_certificates().and_then(<[_]>::first), resumed)?;
+    let early = stream.early_data();
     let stream = Stream::Tcp(stream);
-    Ok(Secured {
-        stream,
-        prepared,
-        protocol,
-        terms,
-        local,
-        version,
-        cipher,
-        resumed,
-        early_data,
-        server_name,
-        identity,
-    })
+    Ok(Secured { stream, prepared, protocol, terms, local, version, cipher, resumed, early, server_name, identity })
 }
 
 /// The same in QUIC. The gate knows no more of a client than its address: all are taken for full handshakes.
@@ -344,38 +329,20 @@ async fn secure_quic(
     // Who has not shown that it is at its address has no request served before: nobody asks in another's name.
     let is_there = incoming.remote_address_validated();
     let mut connecting = incoming.accept_with(config).map_err(quic_error)?;
-    let early = is_there && listener.allows_early_quic() && has_early_data(&mut connecting).await?;
-    let early = if early { connecting.into_0rtt() } else { Err(connecting) };
-    let (quic, early_data) = match early {
-        Ok((quic, done)) => {
-            let early_data = confirmed_by(quic.clone(), done, listener.timeouts.handshake_ms);
-            (quic, Some(early_data))
-        }
+    let begun = is_there && listener.allows_early_quic() && has_early_data(&mut connecting).await?;
+    let begun = if begun { connecting.into_0rtt() } else { Err(connecting) };
+    let (quic, early) = match begun {
+        Ok((quic, done)) => (quic.clone(), Some(confirmed_by(quic, done))),
         Err(connecting) => (connecting.await.map_err(quic_error)?, None),
     };
 
     let negotiated = quic.handshake_data().and_then(|data| data.downcast::<Negotiated>().ok());
     let Some(negotiated) = negotiated else { return Err(HandshakeError::Quic("no handshake".to_owned())) };
     let Negotiated { prepared, protocol, terms, server_name, cipher, resumed, leaf, .. } = *negotiated;
-    let identity = leaf.map(|leaf| Arc::new(ClientIdentity::from_verified(&leaf)));
-    if resumed && identity.as_ref().is_some_and(|identity| identity.is_expired(SystemTime::now())) {
-        quic.close(0_u32.into(), b"the certificate has expired");
-        return Err(HandshakeError::Tls(CertificateError::Expired.into()));
-    }
+    let identity =
+        identify(leaf.as_ref(), resumed).inspect_err(|_| quic.close(0_u32.into(), b"the certificate has expired"))?;
     let (stream, version) = (Stream::Quic(quic), "TLSv1.3");
-    Ok(Secured {
-        stream,
-        prepared,
-        protocol,
-        terms,
-        local,
-        version,
-        cipher,
-        resumed,
-        early_data,
-        server_name,
-        identity,
-    })
+    Ok(Secured { stream, prepared, protocol, terms, local, version, cipher, resumed, early, server_name, identity })
 }
 
 /// Whether the client has sent some, as its ClientHello says.
@@ -384,19 +351,30 @@ async fn has_early_data(connecting: &mut Connecting) -> Result<bool, HandshakeEr
     Ok(hello.downcast_ref::<Negotiated>().is_some_and(|negotiated| negotiated.early_data))
 }
 
-/// Told when the handshake is done; and never, where the connection ends before, as it does after `limit_ms`.
-fn confirmed_by(quic: quinn::Connection, done: ZeroRttAccepted, limit_ms: u64) -> EarlyData {
-    let (confirmation, early_data) = EarlyData::new();
+/// Told when the handshake is done; and never, where the connection ends before.
+fn confirmed_by(quic: quinn::Connection, done: ZeroRttAccepted) -> EarlyData {
+    let confirmation = Confirmation::default();
+    let early_data = confirmation.early_data();
     tokio::spawn(async move {
         // On this side it does not say whether the handshake was finished or given up.
-        let limit = Duration::from_millis(limit_ms) + GRACE;
-        if timeout(limit, done).await.is_err() {
-            quic.close(0_u32.into(), b"the handshake took too long");
-        } else if quic.close_reason().is_none() {
+        done.await;
+        if quic.close_reason().is_none() {
             confirmation.confirm();
         }
     });
     early_data
+}
+
+/// Who the client is. A ticket carries the identity past the certificate check, and each session that resumes gets new
+/// tickets.
+fn identify(leaf: Option<&CertificateDer<'_>>, resumed: bool) -> Result<Option<Arc<ClientIdentity>>, HandshakeError> {
+    let identity = leaf.map(|leaf| Arc::new(ClientIdentity::from_verified(leaf)));
+    match identity {
+        Some(identity) if resumed && identity.is_expired(SystemTime::now()) => {
+            Err(HandshakeError::Tls(CertificateError::Expired.into()))
+        }
+        identity => Ok(identity),
+    }
 }
 
 fn quic_error(error: ConnectionError) -> HandshakeError {

@@ -1,7 +1,6 @@
 //! Early data (RFC 8446, section 2.3): what a client sends right behind its ClientHello, under the keys of a session
 //! that it resumes. Until its handshake is done, whoever recorded it may be the one who sends it.
 
-use rustls::ServerConfig;
 use tokio::sync::watch;
 
 /// The most that a client may send on TCP, in bytes. QUIC has limits of its own for it.
@@ -15,15 +14,10 @@ pub const IN_QUIC: u32 = u32::MAX;
 pub struct EarlyData(watch::Receiver<bool>);
 
 /// The end of the handshake, which tells.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Confirmation(watch::Sender<bool>);
 
 impl EarlyData {
-    pub fn new() -> (Confirmation, Self) {
-        let (sender, receiver) = watch::channel(false);
-        (Confirmation(sender), Self(receiver))
-    }
-
     pub fn is_confirmed(&self) -> bool {
         *self.0.borrow()
     }
@@ -40,13 +34,7 @@ impl Confirmation {
         self.0.send_replace(true);
     }
 
-    pub(crate) fn early_data(&self) -> EarlyData {
+    pub fn early_data(&self) -> EarlyData {
         EarlyData(self.0.subscribe())
     }
-}
-
-/// Has `config` take early data, and answer it before the client has finished.
-pub(crate) fn allow(config: &mut ServerConfig, size: u32) {
-    config.max_early_data_size = size;
-    config.send_half_rtt_data = true;
 }

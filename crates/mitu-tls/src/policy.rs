@@ -11,7 +11,6 @@ use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtoco
 
 use crate::certificate::{Certificate, read_chain};
 use crate::config::{ClientAuthConfig, TlsPolicy, Version};
-use crate::early_data;
 use crate::error::{Secrets, TlsConfigError};
 use crate::group::{self, Groups};
 use crate::provider::base_provider;
@@ -91,7 +90,9 @@ impl PreparedPolicy {
             Some(Resumption::Tickets(ticketer)) => config.ticketer = ticketer.clone(),
             Some(Resumption::Sessions { kept, early_data }) => {
                 config.session_storage = kept.clone();
-                early_data::allow(&mut config, *early_data);
+                config.max_early_data_size = *early_data;
+                // It is answered before the client has finished.
+                config.send_half_rtt_data = true;
             }
         }
         Ok(config)

@@ -136,7 +136,7 @@ impl Session {
                 return Poll::Ready(Ok(()));
             }
             if !self.plain.get().is_empty() {
-                self.unconfirmed = Some(EarlyData::new().0);
+                self.unconfirmed = Some(Confirmation::default());
                 return Poll::Ready(Ok(()));
             }
             result = match ready!(self.poll_receive(context, &mut ReadBuf::new(&mut []))) {
@@ -197,16 +197,17 @@ impl Session {
         Pin::new(&mut self.io).poll_flush(context)
     }
 
-    /// Waits for the end of a handshake that began with early data. On a socket that is closed before it comes it would be
-    /// answered by a reset, which overtakes the response.
-    pub fn poll_confirmed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Waits for the end of a handshake that began with early data, when all is written. On a socket that is closed before
+    /// it comes it would be answered by a reset, which overtakes the response.
+    pub fn poll_confirmed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unconfirmed.is_some() {
+            ready!(self.poll_flush(context))?;
             match ready!(self.poll_receive(context, &mut ReadBuf::new(&mut []))) {
                 Ok(0) | Err(_) => break,
                 Ok(_) => {}
             }
         }
-        Poll::Ready(())
+        Poll::Ready(Ok(()))
     }
 
     /// Says `close_notify`, and ends this side of the connection.

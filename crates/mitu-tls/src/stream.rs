@@ -200,10 +200,7 @@ impl AsyncWrite for SecureStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.0.early_data().is_some() {
-            ready!(self.0.poll_flush(context))?;
-            ready!(self.0.poll_confirmed(context));
-        }
+        ready!(self.0.poll_confirmed(context))?;
         // `close_notify` waits for the FIN, which is the next thing to be sent.
         self.0.io.holding = true;
         self.0.poll_shutdown(context)

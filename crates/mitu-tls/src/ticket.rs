@@ -48,8 +48,8 @@ const MAX_SKEW_MS: u64 = 60_000;
 #[derive(Debug)]
 pub struct Ticketers {
     settings: Arc<Settings>,
-    by_scope: HashMap<TicketScope, Arc<Ticketer>>,
-    sessions: HashMap<TicketScope, Arc<Sessions>>,
+    by_scope: HashMap<TicketScope, Arc<dyn ProducesTickets>>,
+    sessions: HashMap<TicketScope, Arc<dyn StoresServerSessions>>,
 }
 
 /// What clients are given to resume with.
@@ -63,32 +63,39 @@ pub enum Resumption {
 
 impl Ticketers {
     pub fn new(config: &TicketsConfig, secrets: &Secrets) -> Result<Self, TlsConfigError> {
-        Ok(Self {
-            settings: Arc::new(Settings::new(config, secrets)?),
-            by_scope: HashMap::new(),
-            sessions: HashMap::new(),
-        })
+        Ok(Self::under(Settings::new(config, secrets)?))
+    }
+
+    fn under(settings: Settings) -> Self {
+        Self { settings: Arc::new(settings), by_scope: HashMap::new(), sessions: HashMap::new() }
     }
 
     /// The ticketer of `scope`: the one that `previous` had under the same settings, or a new one.
     pub fn get(&mut self, scope: TicketScope, previous: Option<&Self>) -> Arc<dyn ProducesTickets> {
-        let settings = &self.settings;
-        let kept = || previous.filter(|previous| previous.settings == *settings)?.by_scope.get(&scope).cloned();
-        let known = self.by_scope.get(&scope).cloned().or_else(kept);
-        let ticketer = known.unwrap_or_else(|| Arc::new(Ticketer { keys: ScopeKeys::new(settings.clone(), &scope) }));
-        self.by_scope.insert(scope, ticketer.clone());
-        ticketer
+        let previous = previous.filter(|previous| previous.settings == self.settings);
+        find(&mut self.by_scope, previous.map(|previous| &previous.by_scope), scope, |scope| {
+            Arc::new(Ticketer { keys: ScopeKeys::new(self.settings.clone(), scope) })
+        })
     }
 
     /// The sessions of `scope` that are kept here, found in the same way.
     pub fn sessions(&mut self, scope: TicketScope, previous: Option<&Self>) -> Arc<dyn StoresServerSessions> {
-        let settings = &self.settings;
-        let kept = || previous.filter(|previous| previous.settings == *settings)?.sessions.get(&scope).cloned();
-        let known = self.sessions.get(&scope).cloned().or_else(kept);
-        let sessions = known.unwrap_or_else(|| Arc::new(Sessions::new(settings.lifetime_ms)));
-        self.sessions.insert(scope, sessions.clone());
-        sessions
+        let previous = previous.filter(|previous| previous.settings == self.settings);
+        find(&mut self.sessions, previous.map(|previous| &previous.sessions), scope, |_| {
+            Arc::new(Sessions::new(self.settings.lifetime_ms))
+        })
     }
+}
+
+/// What `own` has for `scope`: what is there, or what was there before, or what is made.
+fn find<T: ?Sized>(
+    own: &mut HashMap<TicketScope, Arc<T>>,
+    before: Option<&HashMap<TicketScope, Arc<T>>>,
+    scope: TicketScope,
+    make: impl FnOnce(&TicketScope) -> Arc<T>,
+) -> Arc<T> {
+    let kept = before.and_then(|before| before.get(&scope)).cloned();
+    own.entry(scope).or_insert_with_key(|scope| kept.unwrap_or_else(|| make(scope))).clone()
 }
 
 /// Seals and opens the tickets of one scope.

@@ -190,11 +190,7 @@ fn threads_agree_on_random_keys() {
 
 /// What the ticketers of two configurations, of which one follows the other, open of each other's.
 fn survives(before: &[&str], after: &[&str]) -> bool {
-    let ticketers = |secrets: &[&str]| Ticketers {
-        settings: Arc::new(settings(secrets, ROTATION)),
-        by_scope: HashMap::new(),
-        sessions: HashMap::new(),
-    };
+    let ticketers = |secrets: &[&str]| Ticketers::under(settings(secrets, ROTATION));
     let (mut before, mut after) = (ticketers(before), ticketers(after));
     let ticket = before.get(scope("h2"), None).encrypt(SESSION).unwrap();
     assert_eq!(before.get(scope("h2"), None).decrypt(&ticket).as_deref(), Some(SESSION));
@@ -238,11 +234,7 @@ fn the_format_is_the_same_in_every_version() {
 
 #[test]
 fn nothing_that_is_printed_shows_a_key() {
-    let mut ticketers = Ticketers {
-        settings: Arc::new(settings(&["one"], ROTATION)),
-        by_scope: HashMap::new(),
-        sessions: HashMap::new(),
-    };
+    let mut ticketers = Ticketers::under(settings(&["one"], ROTATION));
     ticketers.get(scope("h2"), None).encrypt(SESSION).unwrap();
     let shown = format!("{ticketers:?}");
     assert!(shown.contains("rotation_ms: 21600000"));

@@ -219,8 +219,10 @@ async fn answer(
         Some(early) => {
             listener.metrics.early_data_delayed.inc();
             let patience = Duration::from_millis(listener.timeouts.handshake_ms);
-            let confirmed = timer.limit(Instant::now() + patience, early.confirmed()).await;
-            confirmed.filter(|confirmed| *confirmed).map(|_| false).ok_or(Reason::TooEarly)?
+            if timer.limit(Instant::now() + patience, early.confirmed()).await != Some(true) {
+                return Err(Reason::TooEarly.into());
+            }
+            false
         }
     };
     if early {

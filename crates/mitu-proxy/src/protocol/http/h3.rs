@@ -120,12 +120,22 @@ enum Closing {
     Refusing,
 }
 
+/// A connection ends with its service, as a stream does, whatever requests still hold on to it.
+struct Closed(quinn::Connection);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.close(Code::NO_ERROR.into(), b"");
+    }
+}
+
 pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Result<(), DownstreamError> {
     let listener = downstream.connection.listener.clone();
     let limits = HeadLimits { bytes: listener.limits.request_header_bytes, headers: listener.limits.request_headers };
     let client = downstream.connection.clone();
     let (mut draining, mut lingering) = (client.drain.clone(), client.drain.clone());
     let shared = Arc::new(Shared::new(quic.clone(), downstream, limits));
+    let _closed = Closed(quic.clone());
     let mut timeouts = listener.timeouts.clone();
     let patience = Duration::from_millis(timeouts.idle_ms);
     // A first request that has come already is begun before anything is said: its response then shares a packet with that.
@@ -142,10 +152,7 @@ pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Resu
     let mut control = match timeout(patience, open_control(&quic, limits)).await {
         Ok(Ok(control)) => control,
         Ok(Err(error)) => return shared.end(error),
-        Err(_) => {
-            quic.close(Code::NO_ERROR.into(), b"");
-            return Err(timed_out());
-        }
+        Err(_) => return Err(timed_out()),
     };
 
     let idle = || client.has_served() && shared.activity.is_idle();
@@ -202,7 +209,6 @@ pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Resu
             () = poll_fn(|context| timer.poll(context, deadline)) => {
                 if shared.activity.deadline(&timeouts) <= Instant::now() {
                     if closing == Closing::Refusing || !shared.activity.is_idle() {
-                        quic.close(Code::NO_ERROR.into(), b"");
                         return if shared.activity.is_idle() { Ok(()) } else { Err(timed_out()) };
                     }
                     closing = Closing::Refusing;
@@ -249,13 +255,7 @@ fn reject(mut send: SendStream, mut recv: RecvStream) {
 
 /// Leaves the client to close, for a while: what is on its way to it would be lost with the connection.
 async fn last_words(quic: &quinn::Connection) -> ConnectionError {
-    match timeout(LAST_WORDS, quic.closed()).await {
-        Ok(error) => error,
-        Err(_) => {
-            quic.close(Code::NO_ERROR.into(), b"");
-            ConnectionError::LocallyClosed
-        }
-    }
+    timeout(LAST_WORDS, quic.closed()).await.unwrap_or(ConnectionError::LocallyClosed)
 }
 
 fn timed_out() -> DownstreamError {
