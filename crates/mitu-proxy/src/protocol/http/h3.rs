@@ -15,7 +15,6 @@ use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
 use std::time::Duration;
 
 use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
@@ -138,27 +137,17 @@ pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Resu
     let _closed = Closed(quic.clone());
     let mut timeouts = listener.timeouts.clone();
     let patience = Duration::from_millis(timeouts.idle_ms);
-    // A first request that has come already is begun before anything is said: its response then shares a packet with that.
-    let (mut requests, mut streams) = (pin!(quic.accept_bi()), pin!(quic.accept_uni()));
-    let mut next_stream = 0;
-    if let Poll::Ready(first) = poll_fn(|context| Poll::Ready(requests.as_mut().poll(context))).await {
-        let (send, recv) = match first {
-            Ok(first) => first,
-            Err(error) => return shared.end(error),
-        };
-        requests.set(quic.accept_bi());
-        next_stream = begin(&shared, send, recv).unwrap_or(next_stream);
-    }
     let mut control = match timeout(patience, open_control(&quic, limits)).await {
         Ok(Ok(control)) => control,
         Ok(Err(error)) => return shared.end(error),
         Err(_) => return Err(timed_out()),
     };
 
+    let (mut requests, mut streams) = (pin!(quic.accept_bi()), pin!(quic.accept_uni()));
     let idle = || client.has_served() && shared.activity.is_idle();
     let mut asked = pin!(draining.started_or_released(|| idle().then_some(client.id)));
     let mut lingered = pin!(lingering.lingered());
-    let mut closing = Closing::No;
+    let (mut closing, mut next_stream) = (Closing::No, 0);
     let mut timer = LazyTimer::default();
     let end = loop {
         // Streams move without waking this task, so it looks again before a longer deadline than this.
@@ -166,13 +155,14 @@ pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Resu
         tokio::select! {
             biased;
             request = &mut requests => match request {
-                Ok((send, recv)) if closing == Closing::Refusing => {
+                Ok((send, recv)) if closing == Closing::Refusing || client.refuses_requests() => {
                     requests.set(quic.accept_bi());
                     reject(send, recv);
                 }
                 Ok((send, recv)) => {
                     requests.set(quic.accept_bi());
-                    next_stream = begin(&shared, send, recv).unwrap_or(next_stream);
+                    next_stream = u64::from(VarInt::from(send.id())) + 4;
+                    tokio::spawn(request::serve(shared.clone(), send, recv, shared.activity.begin()));
                 }
                 Err(error) => break error,
             },
@@ -221,17 +211,6 @@ pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Resu
         }
     };
     shared.end(end)
-}
-
-/// Begins to serve a request; the identifier of the next one's stream. None: it is not served.
-fn begin(shared: &Arc<Shared>, send: SendStream, recv: RecvStream) -> Option<u64> {
-    if shared.downstream.connection.refuses_requests() {
-        reject(send, recv);
-        return None;
-    }
-    let next = u64::from(VarInt::from(send.id())) + 4;
-    tokio::spawn(request::serve(shared.clone(), send, recv, shared.activity.begin()));
-    Some(next)
 }
 
 async fn open_control(quic: &quinn::Connection, limits: HeadLimits) -> Result<SendStream, ConnectionError> {
