@@ -35,8 +35,11 @@ pub fn client_hello(body: &[u8]) {
     }
     let Ok(Some(accepted)) = acceptor.accept() else { return };
     let theirs = accepted.client_hello();
-    assert!(ours.is_some(), "rustls accepts it");
-    let Some(ours) = ours else { return };
+    let Some(ours) = ours else {
+        // What only a renegotiation's says is refused at once here, and by rustls not at all.
+        assert!(body.windows(2).any(|kind| kind == [0xff, 0x01]), "rustls accepts it");
+        return;
+    };
     assert_eq!(ours.server_name.as_deref(), theirs.server_name());
     assert_eq!(ours.alpn().map(Iterator::collect::<Vec<_>>), theirs.alpn().map(Iterator::collect));
     for suite in theirs.cipher_suites() {
