@@ -29,8 +29,8 @@ def rust() -> int:
         return 0
     if code := subprocess.run([*deny, "advisories"]).returncode:
         return code
-    # The patched h2 comes from a path: advisories are for the release that it is made of.
-    with vendor.project(f"={vendor.VERSION}") as released:
+    # Patched crates come from a path: advisories are for the releases that they are made of.
+    with vendor.project({name: f"={version}" for name, version in vendor.RELEASES.items()}) as released:
         return subprocess.run([*deny, "advisories"], cwd=released).returncode
 
 

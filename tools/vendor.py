@@ -1,6 +1,7 @@
-"""`python -m tools.vendor [--check]`: vendor/h2 is the release of h2 named here, with vendor/h2.patch applied.
+"""`python -m tools.vendor [--check]`: vendor/ has the releases that are named here, each with its patch applied.
 
-Without `--check` the folder is made anew: after `VERSION` or the patch was changed. Why it is there: docs/adr/0011.
+Without `--check` the folders are made anew: after a version or a patch was changed. Why they are there: docs/adr/0011
+and 0014.
 """
 
 from __future__ import annotations
@@ -11,41 +12,49 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-VERSION = "0.4.20"
+RELEASES = {"h2": "0.4.20", "quinn": "0.11.12"}
 VENDOR = Path(__file__).resolve().parents[1] / "vendor"
-#: Of the crate's manifest: what needs files or crates that are only for its own tests.
-_UNUSED = re.compile(r"^\[\[(example|bench)\]\]\n.*?(?=^\[)|^\[dev-dependencies\..*?(?=^\[)", re.MULTILINE | re.DOTALL)
+#: Of a crate's manifest: what needs files or crates that are only for its own tests.
+_UNUSED = re.compile(
+    r"^\[\[(example|test|bench)\]\]\n.*?(?=^\[)|^\[dev-dependencies\..*?(?=^\[)", re.MULTILINE | re.DOTALL
+)
+#: Of its files: what is built, and what its licence asks to keep.
+_USED = ("src", "build.rs", "LICENSE*")
 
 
 def make(folder: Path) -> None:
-    """Put the patched crate into `folder`. CalledProcessError: there is no such release, or the patch does not fit."""
-    with project(f"={VERSION}") as released:
+    """Put the patched crates into `folder`. CalledProcessError: there is no such release, or a patch does not fit."""
+    with project({name: f"={version}" for name, version in RELEASES.items()}) as released:
         subprocess.run(["cargo", "vendor", "--quiet", "crates"], cwd=released, check=True, stdout=subprocess.DEVNULL)
-        crate = released / "crates" / "h2"
-        shutil.copytree(crate / "src", folder / "src")
-        shutil.copy(crate / "LICENSE", folder)
-        (folder / "Cargo.toml").write_text(_UNUSED.sub("", (crate / "Cargo.toml").read_text()))
-    subprocess.run(["git", "apply", "--whitespace=nowarn", VENDOR / "h2.patch"], cwd=folder, check=True)
+        for name in RELEASES:
+            crate, made = released / "crates" / name, folder / name
+            made.mkdir()
+            for used in (path for pattern in _USED for path in crate.glob(pattern)):
+                (shutil.copytree if used.is_dir() else shutil.copy)(used, made / used.name)
+            (made / "Cargo.toml").write_text(_UNUSED.sub("", (crate / "Cargo.toml").read_text()))
+            patch = VENDOR / f"{name}.patch"
+            subprocess.run(["git", "apply", "--whitespace=nowarn", patch], cwd=made, check=True)
 
 
-def newest() -> str | None:
-    """The newest release that would do; None when the registry cannot be asked."""
-    with project("0.4") as latest:
+def newest(name: str) -> str | None:
+    """The newest release of it that would do; None when the registry cannot be asked."""
+    with project({name: RELEASES[name].rpartition(".")[0]}) as latest:
         if subprocess.run(["cargo", "generate-lockfile", "--quiet"], cwd=latest, capture_output=True).returncode:
             return None
         locked = tomllib.loads((latest / "Cargo.lock").read_text())["package"]
-        return next(str(one["version"]) for one in locked if one["name"] == "h2")
+        return next(str(one["version"]) for one in locked if one["name"] == name)
 
 
 @contextmanager
-def project(version: str) -> Iterator[Path]:
-    """The folder of a project that depends on this h2, as crates.io has it, and on nothing else."""
-    manifest = f'[package]\nname = "vendoring"\nedition = "2024"\n[dependencies]\nh2 = "{version}"\n[workspace]\n'
+def project(versions: Mapping[str, str]) -> Iterator[Path]:
+    """The folder of a project that depends on these crates, as crates.io has them, and on nothing else."""
+    dependencies = "".join(f'{name} = "{version}"\n' for name, version in versions.items())
+    manifest = f'[package]\nname = "vendoring"\nedition = "2024"\n[dependencies]\n{dependencies}[workspace]\n'
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "Cargo.toml").write_text(manifest)
@@ -61,31 +70,37 @@ def _differences(one: Path, other: Path) -> list[str]:
     return sorted([*different, *missing])
 
 
-def main(arguments: list[str]) -> int:
-    """The command line. Returns the exit code."""
-    if arguments != ["--check"]:
-        shutil.rmtree(VENDOR / "h2", ignore_errors=True)
-        (VENDOR / "h2").mkdir()
-        make(VENDOR / "h2")
-        return 0
-    with TemporaryDirectory() as name:
-        made = Path(name)
+def _check() -> int:
+    with TemporaryDirectory() as made:
         try:
-            make(made)
+            make(Path(made))
         except subprocess.CalledProcessError as error:
             if error.cmd[0] != "cargo":
                 raise
-            print("vendor/h2: NOT CHECKED: the registry cannot be reached from here", file=sys.stderr)
+            print("vendor: NOT CHECKED: the registry cannot be reached from here", file=sys.stderr)
             return 0
-        if different := _differences(made, VENDOR / "h2"):
-            print(f"vendor/h2 is not h2 {VERSION} with vendor/h2.patch: {', '.join(different)}", file=sys.stderr)
-            print("make it anew: python -m tools.vendor", file=sys.stderr)
-            return 1
-    current = newest()
-    if current is None:
-        print("vendor/h2: NOT CHECKED for a newer release: the registry cannot be reached from here", file=sys.stderr)
-    elif current != VERSION:
-        print(f"vendor/h2: h2 {current} is out; set VERSION in tools/vendor.py and make it anew", file=sys.stderr)
+        for name, version in RELEASES.items():
+            if different := _differences(Path(made) / name, VENDOR / name):
+                files = ", ".join(different)
+                print(f"vendor/{name} is not {name} {version} with vendor/{name}.patch: {files}", file=sys.stderr)
+                print("make it anew: python -m tools.vendor", file=sys.stderr)
+                return 1
+    for name, version in RELEASES.items():
+        current = newest(name)
+        if current is None:
+            print(f"vendor/{name}: NOT CHECKED for a newer release: the registry cannot be reached", file=sys.stderr)
+        elif current != version:
+            print(f"vendor/{name}: {name} {current} is out; name it in tools/vendor.py and make it anew", file=sys.stderr)
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """The command line. Returns the exit code."""
+    if arguments == ["--check"]:
+        return _check()
+    for name in RELEASES:
+        shutil.rmtree(VENDOR / name, ignore_errors=True)
+    make(VENDOR)
     return 0
 
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mitu_tls::quic::{Handshake, Keys, VERSION};
 use parking_lot::Mutex;
 use quinn::{
-    Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig,
+    Endpoint, EndpointConfig, IdleTimeout, Incoming, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig,
     ValidationTokenConfig, VarInt,
 };
 use tokio::sync::Notify;
@@ -46,6 +46,11 @@ const CLIENT_STREAMS: u32 = 8;
 const RECEIVE_WINDOW: u64 = 4;
 const SEND_WINDOW: u64 = 16;
 
+/// How near the largest packet of a path is looked for. With half of what lies between QUIC's smallest and Ethernet's, that
+/// is tried first, with one packet instead of five, which many a connection does not live to send: each of them costs as
+/// much as a response.
+const MTU_STEP: u16 = 127;
+
 /// QUIC gives a silent connection up later than its protocol does, which has a reason for it; and before it would, it asks
 /// whether the client is there, which is so only where requests wait for an upstream.
 const SILENCE: u64 = 15_000;
@@ -59,8 +64,11 @@ pub fn transport(limits: &Limits, timeouts: &Timeouts) -> TransportConfig {
     let window = (limits.buffer_bytes as u64).clamp(16 << 10, 16 << 20);
     let of = |count: u64| VarInt::from_u64(count).unwrap_or(VarInt::MAX);
     let idle = timeouts.idle_ms.max(timeouts.handshake_ms);
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.minimum_change(MTU_STEP);
     let mut transport = TransportConfig::default();
     transport
+        .mtu_discovery_config(Some(discovery))
         .max_concurrent_bidi_streams(limits.concurrent_streams.into())
         .max_concurrent_uni_streams(CLIENT_STREAMS.into())
         .stream_receive_window(of(window))

@@ -29,6 +29,7 @@ use crate::alpn::Terms;
 use crate::client_hello::ClientHello;
 use crate::handshake::HandshakeError;
 use crate::policy::suite_name;
+use crate::provider::{AWS_LC, base_provider};
 use crate::select::Chosen;
 
 /// The only version that is spoken: that of RFC 9000.
@@ -120,7 +121,7 @@ impl Handshake {
 /// Initial packets have this suite's keys, made of what everybody can read (RFC 9001, section 5.2).
 fn initial_suite() -> Option<Suite> {
     static SUITE: LazyLock<Option<Suite>> = LazyLock::new(|| {
-        let suites = rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES.iter();
+        let suites = base_provider(AWS_LC).ok()?.cipher_suites.into_iter();
         let mut suites = suites.filter(|suite| suite.suite() == CipherSuite::TLS13_AES_128_GCM_SHA256);
         suites.find_map(|suite| suite.tls13()?.quic_suite())
     });

@@ -1,6 +1,7 @@
 //! One request from its head to its response's head, top to bottom: validate, route, filter, act.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -419,7 +420,8 @@ impl Proxy<'_> {
             expect_continue: self.expect == Expect::Continue,
         };
         let deadline = Instant::from_std(account.started()) + self.timeout;
-        let mut answer = match timer.limit(deadline, self.upstream.request(&outbound, body)).await {
+        let answering = pin!(self.upstream.request(&outbound, body));
+        let mut answer = match timer.limit(deadline, answering).await {
             None if account.awaits_body() => return Err(Reason::BodyTimeout),
             None => return Err(Reason::ResponseTimeout),
             Some(Err(error)) => {

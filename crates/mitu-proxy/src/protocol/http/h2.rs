@@ -68,14 +68,15 @@ where
         let activity = activity.clone();
         move |request| {
             let (downstream, mut stream) = (downstream.clone(), activity.begin());
-            async move {
+            // Boxed: this is kilobytes, and hyper and tokio move it from hand to hand before it runs.
+            Box::pin(async move {
                 // The client may send it again, elsewhere.
                 if downstream.connection.refuses_requests() {
                     stream.settled();
                     return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
                 }
                 Ok(serve_stream(&downstream, request, stream).await)
-            }
+            })
         }
     });
     let mut connection =

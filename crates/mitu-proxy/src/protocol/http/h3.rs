@@ -162,7 +162,8 @@ pub async fn serve(quic: quinn::Connection, downstream: Arc<Downstream>) -> Resu
                 Ok((send, recv)) => {
                     requests.set(quic.accept_bi());
                     next_stream = u64::from(VarInt::from(send.id())) + 4;
-                    tokio::spawn(request::serve(shared.clone(), send, recv, shared.activity.begin()));
+                    // Boxed, since it is kilobytes, which tokio would move from hand to hand.
+                    tokio::spawn(Box::pin(request::serve(shared.clone(), send, recv, shared.activity.begin())));
                 }
                 Err(error) => break error,
             },

@@ -28,6 +28,9 @@ tokio::task_local! {
     static WRITER: Cell<Option<oneshot::Sender<JoinHandle<()>>>>;
 }
 
+/// Bytes of what hyper has to do for a stream.
+const MAX_TASK: usize = 512;
+
 /// Spawns what hyper has to do beside a connection: a task for each stream, and from there one that writes to its tunnel.
 /// Of a tunnel hyper shows neither that the client has reset it nor a way to do so; its writer ends with the one, and does
 /// the other when it is dropped.
@@ -42,6 +45,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
+        const { assert!(size_of::<F>() <= MAX_TASK, "it is copied four times until it runs: box what it consists of") }
         match WRITER.try_with(Cell::take) {
             Err(_) => drop(tokio::spawn(WRITER.scope(Cell::new(None), while_taken(future, self.patience)))),
             Ok(None) => drop(tokio::spawn(future)),

@@ -97,7 +97,7 @@ async fn answer(
     };
     let method = head.method.clone();
     let incoming = Incoming::in_frames(head.method, head.uri, head.headers, head.protocol, body);
-    let exchange = exchange(downstream, incoming, &mut timer);
+    let exchange = pin!(exchange(downstream, incoming, &mut timer));
     // A client that does not want the response any more ends the work for it.
     let mut response = responder.unless_stopped(exchange).await?;
     if let Some((mut frames, next)) = tunnel {
