@@ -90,7 +90,7 @@ def _check() -> int:
         if current is None:
             print(f"vendor/{name}: NOT CHECKED for a newer release: the registry cannot be reached", file=sys.stderr)
         elif current != version:
-            print(f"vendor/{name}: {name} {current} is out; name it in tools/vendor.py and make it anew", file=sys.stderr)
+            print(f"vendor/{name}: {current} is out; name it in tools/vendor.py and make it anew", file=sys.stderr)
     return 0
 
 
