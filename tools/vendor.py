@@ -53,7 +53,8 @@ def newest(name: str) -> str | None:
 @contextmanager
 def project(versions: Mapping[str, str]) -> Iterator[Path]:
     """The folder of a project that depends on these crates, as crates.io has them, and on nothing else."""
-    dependencies = "".join(f'{name} = "{version}"\n' for name, version in versions.items())
+    released = '{} = {{ version = "{}", default-features = false }}\n'
+    dependencies = "".join(released.format(name, version) for name, version in versions.items())
     manifest = f'[package]\nname = "vendoring"\nedition = "2024"\n[dependencies]\n{dependencies}[workspace]\n'
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -98,9 +99,11 @@ def main(arguments: list[str]) -> int:
     """The command line. Returns the exit code."""
     if arguments == ["--check"]:
         return _check()
-    for name in RELEASES:
-        shutil.rmtree(VENDOR / name, ignore_errors=True)
-    make(VENDOR)
+    with TemporaryDirectory() as made:
+        make(Path(made))
+        for name in RELEASES:
+            shutil.rmtree(VENDOR / name, ignore_errors=True)
+            shutil.copytree(Path(made) / name, VENDOR / name)
     return 0
 
 

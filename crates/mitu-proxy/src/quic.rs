@@ -46,10 +46,16 @@ const CLIENT_STREAMS: u32 = 8;
 const RECEIVE_WINDOW: u64 = 4;
 const SEND_WINDOW: u64 = 16;
 
-/// How near the largest packet of a path is looked for. With half of what lies between QUIC's smallest and Ethernet's, that
-/// is tried first, with one packet instead of five, which many a connection does not live to send: each of them costs as
-/// much as a response.
-const MTU_STEP: u16 = 127;
+/// What every path takes (RFC 9000, section 14).
+const MIN_MTU: u16 = 1200;
+
+/// The largest packet that a path is tried with: what Ethernet takes over IPv6.
+const MAX_MTU: u16 = 1452;
+
+/// How near to what the path takes is looked. With more than half of what lies between QUIC's smallest packet and the
+/// largest, that is tried first, and where it is lost what is halfway: one packet for most, two at most. Steps of twenty are
+/// five packets, more than many a connection lives to send, and each costs as much as a response.
+const MTU_STEP: u16 = (MAX_MTU - MIN_MTU) / 2 + 1;
 
 /// QUIC gives a silent connection up later than its protocol does, which has a reason for it; and before it would, it asks
 /// whether the client is there, which is so only where requests wait for an upstream.
@@ -65,7 +71,7 @@ pub fn transport(limits: &Limits, timeouts: &Timeouts) -> TransportConfig {
     let of = |count: u64| VarInt::from_u64(count).unwrap_or(VarInt::MAX);
     let idle = timeouts.idle_ms.max(timeouts.handshake_ms);
     let mut discovery = MtuDiscoveryConfig::default();
-    discovery.minimum_change(MTU_STEP);
+    discovery.upper_bound(MAX_MTU).minimum_change(MTU_STEP);
     let mut transport = TransportConfig::default();
     transport
         .mtu_discovery_config(Some(discovery))

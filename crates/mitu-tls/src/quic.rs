@@ -118,7 +118,8 @@ impl Handshake {
     }
 }
 
-/// Initial packets have this suite's keys, made of what everybody can read (RFC 9001, section 5.2).
+/// Initial packets have this suite's keys, made of what everybody can read (RFC 9001, section 5.2), by the quicker key schedule
+/// (docs/adr/0008).
 fn initial_suite() -> Option<Suite> {
     static SUITE: LazyLock<Option<Suite>> = LazyLock::new(|| {
         let suites = base_provider(AWS_LC).ok()?.cipher_suites.into_iter();

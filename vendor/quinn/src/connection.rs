@@ -261,18 +261,13 @@ impl Future for ConnectionDriver {
         let conn = &mut *self.conn.state.lock("poll");
         let _guard = self.span.enter();
 
-        match conn.process_conn_events(&self.conn.shared, cx) {
-            Ok(received) => {
-                if conn.leave_a_turn(received) {
-                    conn.forward_app_events(&self.conn.shared);
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-            }
-            Err(e) => {
-                conn.terminate(e, &self.conn.shared);
-                return Poll::Ready(Ok(()));
-            }
+        if let Err(e) = conn.process_conn_events(&self.conn.shared, cx) {
+            conn.terminate(e, &self.conn.shared);
+            return Poll::Ready(Ok(()));
+        }
+        if conn.leave_a_turn(&self.conn.shared) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let mut keep_going = conn.drive_transmit(cx)?;
         // If a timer expires, there might be more to transmit. When we transmit something, we
@@ -1026,11 +1021,12 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Whether the tasks that read what was received come first: what they say to it then shares a
-    /// datagram with the acknowledgement
-    fn leave_a_turn(&mut self, received: bool) -> bool {
+    /// Whether tasks that have been given something to read come first: what they say to it then
+    /// shares a datagram with the acknowledgement
+    fn leave_a_turn(&mut self, shared: &Shared) -> bool {
+        let given = self.forward_app_events(shared);
         let turns = match self.turns_left {
-            None if received && self.connected && self.error.is_none() => TURNS_LEFT_TO_OTHERS,
+            None if given && self.error.is_none() => TURNS_LEFT_TO_OTHERS,
             turns => turns.unwrap_or(0),
         };
         self.turns_left = turns.checked_sub(1);
@@ -1052,10 +1048,12 @@ impl State {
         let now = self.runtime.now();
         let mut transmits = 0;
 
+        let mtu = usize::from(self.inner.current_mtu());
         let max_datagrams = self
             .socket
             .max_transmit_segments()
-            .min(MAX_TRANSMIT_BYTES / usize::from(self.inner.current_mtu()));
+            .min(MAX_TRANSMIT_BYTES / mtu)
+            .max(1);
 
         loop {
             // Retry the last transmit, or get a new one.
@@ -1082,6 +1080,7 @@ impl State {
 
             if self.io_poller.as_mut().poll_writable(cx)?.is_pending() {
                 // Retry after a future wakeup
+                self.send_buffer.shrink_to(t.size);
                 self.buffered_transmit = Some(t);
                 return Ok(false);
             }
@@ -1128,8 +1127,7 @@ impl State {
         &mut self,
         shared: &Shared,
         cx: &mut Context,
-    ) -> Result<bool, ConnectionError> {
-        let mut received = false;
+    ) -> Result<(), ConnectionError> {
         loop {
             match self.conn_events.poll_recv(cx) {
                 Poll::Ready(Some(ConnectionEvent::Rebind(socket))) => {
@@ -1139,7 +1137,6 @@ impl State {
                 }
                 Poll::Ready(Some(ConnectionEvent::Proto(event))) => {
                     self.inner.handle_event(event);
-                    received = true;
                 }
                 Poll::Ready(Some(ConnectionEvent::Close { reason, error_code })) => {
                     self.close(error_code, reason, shared);
@@ -1152,15 +1149,21 @@ impl State {
                     }));
                 }
                 Poll::Pending => {
-                    return Ok(received);
+                    return Ok(());
                 }
             }
         }
     }
 
-    fn forward_app_events(&mut self, shared: &Shared) {
+    /// Whether there is something to read among them
+    fn forward_app_events(&mut self, shared: &Shared) -> bool {
+        let mut given = false;
         while let Some(event) = self.inner.poll() {
             use proto::Event::*;
+            given |= matches!(
+                event,
+                DatagramReceived | Stream(StreamEvent::Opened { .. } | StreamEvent::Readable { .. })
+            );
             match event {
                 HandshakeDataReady => {
                     if let Some(x) = self.on_handshake_data.take() {
@@ -1209,6 +1212,7 @@ impl State {
                 }
             }
         }
+        given
     }
 
     fn drive_timer(&mut self, cx: &mut Context<'_>) -> bool {
