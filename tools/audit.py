@@ -30,7 +30,7 @@ def rust() -> int:
     if code := subprocess.run([*deny, "advisories"]).returncode:
         return code
     # Patched crates come from a path: advisories are for the releases that they are made of.
-    with vendor.project({name: f"={version}" for name, version in vendor.RELEASES.items()}) as released:
+    with vendor.project(vendor.RELEASES) as released:
         return subprocess.run([*deny, "advisories"], cwd=released).returncode
 
 

@@ -29,7 +29,7 @@ _USED = ("src", "build.rs", "LICENSE*")
 
 def make(folder: Path) -> None:
     """Put the patched crates into `folder`. CalledProcessError: there is no such release, or a patch does not fit."""
-    with project({name: f"={version}" for name, version in RELEASES.items()}) as released:
+    with project(RELEASES) as released:
         subprocess.run(["cargo", "vendor", "--quiet", "crates"], cwd=released, check=True, stdout=subprocess.DEVNULL)
         for name in RELEASES:
             crate, made = released / "crates" / name, folder / name
@@ -52,8 +52,11 @@ def newest(name: str) -> str | None:
 
 @contextmanager
 def project(versions: Mapping[str, str]) -> Iterator[Path]:
-    """The folder of a project that depends on these crates, as crates.io has them, and on nothing else."""
-    released = '{} = {{ version = "{}", default-features = false }}\n'
+    """The folder of a project that depends on these crates, as crates.io has them, and on nothing else.
+
+    A version is a whole one, or the beginning of those that would do.
+    """
+    released = '{} = {{ version = "={}", default-features = false }}\n'
     dependencies = "".join(released.format(name, version) for name, version in versions.items())
     manifest = f'[package]\nname = "vendoring"\nedition = "2024"\n[dependencies]\n{dependencies}[workspace]\n'
     with TemporaryDirectory() as name:

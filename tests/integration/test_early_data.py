@@ -221,7 +221,7 @@ class TestOnH1:
             assert client.http1.response().status == 200
             begun = time.monotonic()
             assert client.read() == b""
-            assert time.monotonic() - begun < 10
+            assert time.monotonic() - begun < 6
 
     def test_too_much_of_it_ends_the_connection(self, running: Gateway, backend: Upstream) -> None:
         flood = request("/flood", method="POST", body=b"x" * 100_000)
@@ -449,11 +449,8 @@ class TestReplay:
         start = threading.Barrier(8)
 
         def race() -> None:
-            with socket.create_connection(running.address()) as tcp:
-                tcp.settimeout(10)
-                start.wait(10)
-                tcp.sendall(flight)
-                assert tcp.recv(1 << 16)
+            start.wait(10)
+            self.replay(running.address(), flight)
 
         with ThreadPoolExecutor(8) as racers:
             racing = [racers.submit(race) for _ in range(8)]
