@@ -468,6 +468,27 @@ class TestTransport:
             use(moving, authority, test)
         assert moving.metric("mitu_quic_accepted_total") == 6
 
+    def test_the_largest_packet_is_looked_for_with_one(self, running: Gateway, authority: Authority) -> None:
+        async def test(client: Http3) -> None:
+            assert (await client.get("/health")).status == 200
+            await client.until(lambda: max(client.sizes) > 1200)
+            assert (await client.get("/health")).status == 200
+            assert [size for size in client.sizes if size > 1200] == [1452]
+
+        use(running, authority, test)
+
+    def test_a_path_that_takes_less_gets_less(
+        self, shaped: Any, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Http3, "path_takes", 1400)
+
+        async def test(client: Http3) -> None:
+            for _ in range(2):
+                assert len((await client.answer(client.begin("/large"), 30)).body) == LARGE
+            assert max(client.sizes) == 1325
+
+        use(shaped.gateway, authority, test)
+
     def test_another_version_is_negotiated(self, running: Gateway) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.settimeout(5)

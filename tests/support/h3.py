@@ -71,6 +71,9 @@ class Answer:
 class Http3(QuicConnectionProtocol):
     """One connection. `raw`: no HTTP/3 is spoken but what the test sends."""
 
+    path_takes = 1 << 16
+    """Bytes of the largest datagram that comes through to it."""
+
     def __init__(self, *args: Any, raw: bool = False, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.http = None if raw else H3Connection(self._quic)
@@ -78,6 +81,8 @@ class Http3(QuicConnectionProtocol):
         self.ended: ConnectionTerminated | None = None
         self.heard = False
         """Whether anything has come."""
+        self.sizes: list[int] = []
+        """Of the datagrams that have, in bytes."""
         self._news = asyncio.Event()
 
     @property
@@ -85,8 +90,12 @@ class Http3(QuicConnectionProtocol):
         return self._quic
 
     def datagram_received(self, data: bytes | str, addr: Any) -> None:
+        if len(data) > self.path_takes:
+            return
         self.heard = True
+        self.sizes.append(len(data))
         super().datagram_received(data, addr)
+        self._news.set()
 
     @property
     def goaway(self) -> int | None:
