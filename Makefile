@@ -54,10 +54,10 @@ conformance: setup build ## Run the tests that `make test` leaves out since they
 	$(BIN)/pytest -m slow
 
 fuzz: $(VENV)/.ready ## Fuzz what reads bytes of strangers, a minute each (it needs a nightly compiler and cargo-fuzz).
-	@for target in client_hello proxy_header alpn_list configuration; do \
+	@for target in client_hello proxy_header mqtt_connect alpn_list configuration; do \
 		mkdir -p fuzz/found/$$target; seeds=fuzz/corpus/$$target; \
 		if [ $$target = configuration ]; then seeds=tests/golden/good; fi; \
-		cargo +nightly fuzz run --no-cfg-fuzzing --features libfuzzer $$target fuzz/found/$$target $$seeds -- -max_total_time=60; done
+		CARGO_PROFILE_RELEASE_LTO=off cargo +nightly fuzz run --no-cfg-fuzzing --features libfuzzer $$target fuzz/found/$$target $$seeds -- -max_total_time=60; done
 
 lint: lint-rust lint-python ## Check everything that can be checked without running it.
 

@@ -6,7 +6,19 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import alpn, contention, generators, h3, handshake, held, idle_memory, requests, storm, tickets
+from benchmarks import (
+    alpn,
+    contention,
+    discovery,
+    generators,
+    h3,
+    handshake,
+    held,
+    idle_memory,
+    requests,
+    storm,
+    tickets,
+)
 from benchmarks.harness.load import LoadError
 from benchmarks.harness.results import Form, Result, write
 
@@ -20,6 +32,7 @@ ALL = (
     held.BENCHMARK,
     alpn.BENCHMARK,
     tickets.BENCHMARK,
+    discovery.BENCHMARK,
     generators.BENCHMARK,
 )
 

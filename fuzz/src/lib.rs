@@ -4,8 +4,9 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use mitu_proxy::config::RuntimeConfig;
+use mitu_proxy::protocol::mqtt::{self, Stop};
 use mitu_proxy::proxy_protocol;
-use mitu_tls::alpn::{AlpnTable, Protocols};
+use mitu_tls::alpn::{AlpnTable, Preference};
 use mitu_tls::client_hello::ClientHello;
 use rustls::server::Acceptor;
 
@@ -18,6 +19,7 @@ pub struct Target {
 
 pub const CLIENT_HELLO: Target = Target { run: client_hello, corpus: ("fuzz/corpus/client_hello", "") };
 pub const PROXY_HEADER: Target = Target { run: proxy_header, corpus: ("fuzz/corpus/proxy_header", "") };
+pub const MQTT_CONNECT: Target = Target { run: mqtt_connect, corpus: ("fuzz/corpus/mqtt_connect", "") };
 pub const ALPN_LIST: Target = Target { run: alpn_list, corpus: ("fuzz/corpus/alpn_list", "") };
 pub const CONFIGURATION: Target = Target { run: configuration, corpus: ("tests/golden/good", ".runtime.json") };
 
@@ -73,12 +75,28 @@ pub fn proxy_header(data: &[u8]) {
     }
 }
 
-/// Which protocols are allowed, and a list that a client offers: the decision is the one that a look at each would come
-/// to, also when it is remembered.
+/// What an MQTT client says first: of every part more is wanted until it is decided, and then that stays decided.
+pub fn mqtt_connect(data: &[u8]) {
+    let whole = mqtt::client_id(data);
+    let decided = (0..=data.len()).find(|&length| mqtt::client_id(&data[..length]) != Err(Stop::More));
+    assert_eq!(decided.is_none(), whole == Err(Stop::More));
+    if let Some(length) = decided {
+        assert_eq!(mqtt::client_id(&data[..length]), whole);
+    }
+    if let Ok(id) = whole {
+        assert!(data.starts_with(&[0x10]));
+        assert!(id.is_empty() || data.windows(id.len()).any(|part| part == id));
+    }
+}
+
+/// Which protocols are allowed and which comes first, and a list that a client offers: the decision is the one that a
+/// look at each would come to, also when it is remembered.
 pub fn alpn_list(data: &[u8]) {
     const NAMES: [&str; 6] = ["h3", "h2", "http/1.1", "mqtt", "private/1", "h"];
     let Some((&bits, mut wire)) = data.split_first() else { return };
-    let allowed: Protocols = (0..NAMES.len()).filter(|index| bits & 1 << index != 0).collect();
+    let turned = (0..NAMES.len()).map(|place| (place + usize::from(bits >> 6)) % NAMES.len());
+    let order: Vec<usize> = turned.filter(|index| bits & 1 << index != 0).collect();
+    let preference = Preference::new(order.iter().copied());
     let mut offered = Vec::new();
     while let Some((&length, rest)) = wire.split_first() {
         let Some((name, rest)) = rest.split_at_checked(usize::from(length)) else { break };
@@ -89,10 +107,10 @@ pub fn alpn_list(data: &[u8]) {
     assert!(table.is_ok());
     let Ok(table) = table else { return };
     let common = |index: &usize| offered.contains(&NAMES[*index].as_bytes());
-    let best = (0..NAMES.len()).filter(|index| allowed.contain(*index)).find(common);
+    let best = order.iter().copied().find(common);
     let expected = best.or_else(|| (0..NAMES.len()).find(common));
-    let first = table.decide(allowed, || offered.iter().copied());
-    let second = table.decide(allowed, || offered.iter().copied());
+    let first = table.decide(&preference, || offered.iter().copied());
+    let second = table.decide(&preference, || offered.iter().copied());
     assert_eq!(first.chosen, expected);
     assert_eq!((second.chosen, second.offered), (first.chosen, first.offered));
 }

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use mitu_fuzz::{ALPN_LIST, CLIENT_HELLO, CONFIGURATION, PROXY_HEADER, Target};
+use mitu_fuzz::{ALPN_LIST, CLIENT_HELLO, CONFIGURATION, MQTT_CONNECT, PROXY_HEADER, Target};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -81,6 +81,11 @@ fn client_hellos() {
 #[test]
 fn proxy_headers() {
     hold(PROXY_HEADER);
+}
+
+#[test]
+fn mqtt_connects() {
+    hold(MQTT_CONNECT);
 }
 
 #[test]

@@ -23,16 +23,23 @@ class NativeError(Exception):
 class Server:
     """A running data plane: its worker threads and their sockets."""
 
-    def reload(self, config: str, secrets: dict[str, bytes]) -> None:
-        """Make `config` live, whole or (NativeError) not at all. Blocks while new sockets are bound."""
+    def reload(self, config: str, secrets: dict[str, bytes], discovered: str) -> None:
+        """Make `config` live, whole or (NativeError) not at all. Blocks while new sockets are bound.
+
+        `discovered`: what is known of its upstreams (JSON), as for `discover`.
+        """
+
+    def discover(self, discovered: str) -> None:
+        """Make what is known of the upstreams (JSON) live, for new requests and new handshakes."""
 
     def addresses(self) -> dict[str, str]:
         """The bound `host:port` of each listener, by name."""
 
-    def drain(self) -> None:
+    def drain(self, within: float) -> None:
         """Stop accepting, and ask every connection to finish (GOAWAY, `Connection: close`).
 
-        Returns once those that had connected already are accepted: after some 100 ms.
+        Returns once those that had connected already are accepted: after some 100 ms. `within`: seconds until `stop`;
+        relays leave before, each at a moment of its own.
         """
 
     def active(self) -> int:
@@ -56,6 +63,14 @@ class Server:
 
     def connections(self, limit: int) -> str:
         """A JSON array of at most `limit` open connections, oldest first."""
+
+    def endpoints(self) -> str:
+        """What is known of the endpoints of each upstream: JSON, by upstream.
+
+        Each has its `address`, `weight`, requests and relays in progress (`active`), `ejected` (seconds for which it
+        gets nothing, or null), `causes` (its last failures, oldest first), `ejections`, `alpn` (`h2`, `http/1.1` or
+        null, at its last TLS connection), `successes` and `failures`.
+        """
 
     def reopen_logs(self) -> None:
         """Open the access log's path anew, after logrotate has moved the file."""
@@ -82,11 +97,11 @@ def start_bench(plan: str) -> Bench:
     NativeError when it is no plan, or cannot be begun.
     """
 
-def start(config: str, secrets: dict[str, bytes], inherited: dict[str, list[int]]) -> Server:
+def start(config: str, secrets: dict[str, bytes], discovered: str, inherited: dict[str, list[int]]) -> Server:
     """Start the workers for the runtime configuration `config` (JSON).
 
-    `secrets`: PEM by the identifiers that `config` uses. `inherited`: listening sockets by listener name, whose
-    file descriptors are taken over.
+    `secrets`: PEM by the identifiers that `config` uses. `discovered`: what is known of the upstreams (JSON).
+    `inherited`: listening sockets by listener name, whose file descriptors are taken over.
     """
 
 def validate(config: str, secrets: dict[str, bytes]) -> None:

@@ -11,32 +11,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 from mitu import _native
 from mitu.certificates import describe
 from mitu.config.compile import Compiled, compile_runtime, python_handlers
 from mitu.config.load import load_config
-from mitu.config.model import Config, Secret
+from mitu.config.model import Config
 from mitu.config.resolve import resolved
+from mitu.config.secret import Secret
+from mitu.discovery.service import NOTHING, Discovery
 from mitu.errors import ConfigError, MituError, ReloadError, StartError
 from mitu.handlers import HandlerServers
 from mitu.memory import memory_limit
 from mitu.open_files import raise_limit
-from mitu.watch import named_files
+from mitu.watch import fingerprint, named_files
 
 DRAIN_TIMEOUT = 30.0
 """Seconds that connections may take to finish once a drain has begun."""
 
 _DRAIN_POLL = 0.02
 _TOKEN_LENGTH = 16
+_THREADS = 4
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,9 @@ class Gateway:
         self._inherited = {name: list(fds) for name, fds in (inherited or {}).items()}
         self._admit = admit
         self._handlers = HandlerServers()
+        self._discovery = Discovery(self._push, self._pull)
+        # Its own, since names that do not resolve can hold up all of asyncio's.
+        self._threads = ThreadPoolExecutor(_THREADS, "mitu-data-plane")
         self._open_files: int | None = None
         self._reloading = asyncio.Lock()
         self._server: _native.Server | None = None
@@ -140,9 +151,8 @@ class Gateway:
         try:
             self._open_files = raise_limit()
             self._live = await self._load(self._source)
-            compiled = self._live.compiled
-            inherited, self._inherited = self._inherited, {}
-            self._server = await asyncio.to_thread(_native.start, compiled.runtime, compiled.secrets, inherited)
+            async with self._discovery.following(self._live.config) as discovered:
+                await self._start(self._live.compiled, discovered)
         except _Refused as error:
             await self._abandon()
             raise StartError(str(error)) from error
@@ -150,6 +160,25 @@ class Gateway:
             await self._abandon()
             raise
         self.reloads.succeeded_at = self._live.at
+
+    async def _start(self, compiled: Compiled, discovered: str) -> None:
+        inherited, self._inherited = self._inherited, {}
+        arguments = (compiled.runtime, compiled.secrets, discovered, inherited)
+        self._server = await self._call(_native.start, *arguments)
+
+    async def _call(self, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> T:
+        """Call what may block in the data plane."""
+        called = functools.partial(function, *arguments, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, called)
+
+    async def _push(self, discovered: str) -> None:
+        if self._server is not None and self._stopping is None:
+            await self._call(self._server.discover, discovered)
+
+    async def _pull(self) -> str:
+        if self._server is None or self._stopping is not None:
+            return NOTHING
+        return await self._call(self._server.endpoints)
 
     async def _abandon(self) -> None:
         self._live = None
@@ -192,7 +221,9 @@ class Gateway:
                 self._admit(loaded.config)
             changed = loaded.digest != self.live.digest
             if changed:
-                await asyncio.to_thread(server.reload, loaded.compiled.runtime, loaded.compiled.secrets)
+                async with self._discovery.following(loaded.config) as discovered:
+                    arguments = (loaded.compiled.runtime, loaded.compiled.secrets, discovered)
+                    await self._call(server.reload, *arguments)
         except _Refused as error:
             raise ReloadError(str(error)) from error
         self._live = loaded
@@ -212,8 +243,9 @@ class Gateway:
         if server is None:
             return True
         self._draining = True
+        self._discovery.hurry()
         async with self._reloading:  # One that is under way is finished, and those that wait are refused.
-            await asyncio.to_thread(server.drain)
+            await self._call(server.drain, timeout)
         deadline = time.monotonic() + timeout
         while server.active() and time.monotonic() < deadline and self._stopping is None:
             with contextlib.suppress(TimeoutError):
@@ -231,7 +263,8 @@ class Gateway:
 
     async def _stop(self, server: _native.Server) -> None:
         self._cut_off = server.active()
-        await asyncio.to_thread(server.stop)
+        await self._discovery.close()
+        await self._call(server.stop)
         await self._handlers.close()
         self._stopped.set()
 
@@ -287,7 +320,16 @@ class Gateway:
 
     def metrics(self) -> str:
         """Every metric in Prometheus text format."""
-        return self._running().metrics() + _reload_metrics(self.reloads)
+        return self._running().metrics() + _reload_metrics(self.reloads) + self._discovery.metrics()
+
+    def services(self) -> list[dict[str, Any]]:
+        """What is known of each upstream that is discovered or checked: its instances, their health, and why."""
+        return self._discovery.services()
+
+    def alpn_rankings(self, decisions: int = 20) -> list[dict[str, Any]]:
+        """The order of protocols of each listener and server name that is ranked, with reasons and so many of its last
+        changes."""
+        return self._discovery.rankings(decisions)
 
     def connections(self, limit: int = 1000) -> list[dict[str, Any]]:
         """Open connections, the oldest first, `limit` at most."""
@@ -360,6 +402,7 @@ def digest(compiled: Compiled, config: Config, token: str | None) -> str:
     parts = {
         "runtime": compiled.runtime.encode(),
         "process": json.dumps(process).encode(),
+        "discovery": "\n".join(_discovered_by(config)).encode(),
         "token": (token or "").encode(),
         **compiled.secrets,
     }
@@ -367,6 +410,17 @@ def digest(compiled: Compiled, config: Config, token: str | None) -> str:
     for name, value in sorted(parts.items()):
         whole.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(value).digest())
     return whole.hexdigest()
+
+
+def _discovered_by(config: Config) -> Iterator[str]:
+    """What upstreams and rankings are learned from, passwords included."""
+    yield config.discovery.model_dump_json()
+    for one in config.discovery.providers:
+        for secret in (one.consul and one.consul.token, one.etcd and one.etcd.password):
+            yield secret.value.get_secret_value() if secret and secret.value else ""
+        yield repr(sorted(fingerprint(named_files(one)).items()))
+    yield from (upstream.model_dump_json() for upstream in config.upstreams)
+    yield from (listener.alpn_ranking.model_dump_json() for listener in config.listeners if listener.alpn_ranking)
 
 
 class _TokenError(Exception):

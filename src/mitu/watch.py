@@ -10,7 +10,7 @@ import asyncio
 import errno
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -34,7 +34,7 @@ _TRY_AGAIN = 1.0
 Fingerprint = dict[Path, bytes | None]
 
 
-async def changes(files: Callable[[], Iterable[Path]], known: Fingerprint) -> AsyncIterator[None]:
+async def changes(files: Callable[[], Iterable[Path]], known: Fingerprint) -> AsyncGenerator[None]:
     """Yields each time that the content of `files`, which are asked for anew after every change, differs from `known`.
 
     `known`: from before they were read, so that no change falls between reading and watching.
@@ -54,11 +54,11 @@ async def changes(files: Callable[[], Iterable[Path]], known: Fingerprint) -> As
 
 
 def named_files(value: object) -> Iterator[Path]:
-    """Every file that a configuration names, wherever in its models."""
+    """Every file that a configuration names and that is read when it is loaded, wherever in its models."""
     if isinstance(value, Path):
         yield value
     elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
+        for name in type(value).model_fields.keys() - getattr(value, "unwatched", frozenset()):
             yield from named_files(getattr(value, name))
     elif isinstance(value, tuple | list):
         for one in value:

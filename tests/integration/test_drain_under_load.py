@@ -101,7 +101,8 @@ def test_no_request_fails(
         upstream("broker", f"127.0.0.1:{mosquitto}"),
         runtime={"workers": workers, "scheduler": scheduler},
     )
-    running = gateway(settings)
+    # Longer than it takes: relays are not to have left when the devices do.
+    running = gateway(settings, flags=["--drain-timeout", "7200"])
     paths = ["/health", "/app", "/health"]
     steady = Steady(running.address(), authority.certificate, paths)
     quic = SteadyH3(clients, running.address(), authority.certificate, paths)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from support.go_servers import SERVERS
 from support.net import eventually, free_port
 from support.process import Program
 from support.programs import WANTED, which
@@ -28,7 +29,7 @@ EXAMPLES = ROOT / "examples"
 NAMES = sorted(file.parent.name for file in EXAMPLES.glob("*/mitu.*") if file.suffix in (".yaml", ".toml"))
 GATEWAY_PORT, APP_PORT, BROKER_PORT = 8470, 8490, 8491
 # The ports that examples use; each gets a free one instead.
-PORT = re.compile(r"(?<![\w.])(?:8443|8470|8490|1883|900\d)(?!\d)")
+PORT = re.compile(r"(?<![\w.])(?:8443|8470|8490|8500|1883|900\d)(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class Session:
             file.write_text(PORT.sub(lambda found: ports.setdefault(found[0], str(free_port())), text), "utf-8")
         self._use_own_admin_socket()
         # Also where only root looks for programs; `mitu` and `python` are those that run this test.
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])
+        built = [str(server.path(name).parent) for server in SERVERS for name in server.programs]
+        places = [str(Path(sys.executable).parent), *built, os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"]
+        path = os.pathsep.join(places)
         self.environment = {**os.environ, "PATH": path, "COLUMNS": "100"}
         self.running: list[Program] = []
         self._numbers = itertools.count()

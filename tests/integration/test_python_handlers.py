@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import ssl
 from pathlib import Path
@@ -273,7 +274,12 @@ def test_it_is_cancelled_at_the_end(
         stream.sendall(f"{noted}\n".encode())
         assert line(stream) == b"hello"
         assert list(tmp_path.glob("mitu-*/*.sock"))
-        assert running.stop() == 1
+        running.program.signal(signal.SIGTERM)
+        if end == "drain":
+            # Its client is told to leave before the time is over.
+            assert Http1(stream).closed()
+            stream.close()
+        assert running.program.wait() == (0 if end == "drain" else 1), running.program.log
         assert noted.read_text() == "ended"
     assert not list(tmp_path.glob("mitu-*"))
 

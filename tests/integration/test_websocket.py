@@ -178,7 +178,7 @@ class TestEach:
     ) -> None:
         if protocol == "h2":
             pytest.skip("this client takes GOAWAY for the end of all: see `crates/mitu-proxy/tests/http/tunnel.rs`")
-        mine = gateway(serving(edge, server), flags=["--no-watch"])
+        mine = gateway(serving(edge, server), flags=["--no-watch", "--drain-timeout", "7200"])
 
         async def conversation(socket: Socket) -> None:
             await socket.send("one")

@@ -182,7 +182,8 @@ class Gateway:
 
     def mitu(self, command: str, *flags: str) -> subprocess.CompletedProcess[str]:
         """Run `mitu COMMAND` on this gateway."""
-        done = run([*MITU, command, "--socket", self.socket, *flags], timeout=60)
+        # pytest's readline sets a width of 80 for its children.
+        done = run(["env", "--unset=COLUMNS", *MITU, command, *flags, "--socket", self.socket], timeout=60)
         out, errors = (stream.decode() for stream in (done.stdout, done.stderr))
         return subprocess.CompletedProcess(done.args, done.returncode, out, errors)
 

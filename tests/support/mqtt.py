@@ -31,18 +31,23 @@ class Session:
     _number: int = 0
     lost: str | None = None
     """Why the connection ended, when that was not this side's wish."""
+    is_present: bool = False
+    """Whether the broker had the session already."""
 
     @classmethod
-    async def open(cls, address: Address, tls: ssl.SSLContext, name: str, *, keep_alive: int = 60) -> Self:
-        """Connect and begin a clean session."""
+    async def open(
+        cls, address: Address, tls: ssl.SSLContext, name: str, *, keep_alive: int = 60, clean: bool = True
+    ) -> Self:
+        """Connect and begin a clean session, or go on with the one that there is."""
         reader, writer = await asyncio.open_connection(*address, ssl=tls, server_hostname="localhost")
         session = cls(name, reader, writer)
         session._task = asyncio.create_task(session._receive())
-        variable = _text("MQTT") + struct.pack("!BBH", 4, 0b10, keep_alive)
+        variable = _text("MQTT") + struct.pack("!BBH", 4, 0b10 if clean else 0, keep_alive)
         session._send(CONNECT, 0, variable + _text(name))
         kind, body = await session._answer(CONNACK)
-        if body != b"\0\0":
+        if body not in (b"\0\0", b"\1\0"):
             raise SessionError(f"{name}: the broker refused the session: {kind} {body!r}")
+        session.is_present = body == b"\1\0"
         return session
 
     async def subscribe(self, topic: str) -> None:

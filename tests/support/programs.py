@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support import go_servers
+
 CARGO_DENY = "0.20.2"
 OHA = "1.16.0"
 H2SPEC = "v2.2.1+incompatible"
@@ -59,8 +61,13 @@ WANTED = {
         Wanted("fish", "fish"),
         Wanted("nginx", "nginx-light"),
         Wanted("haproxy", "haproxy"),
+        Wanted("nsd", "nsd"),
         Wanted("go", get="install Go 1.25 or newer from https://go.dev/dl"),
         Wanted("node", get="install Node.js 20 or newer from https://nodejs.org"),
+        *(
+            Wanted(name, command=(sys.executable, "-m", "support.go_servers", name))
+            for name in ("consul", "etcd", "kube-apiserver", "kubectl")
+        ),
         Wanted("h2spec", command=("go", "install", f"github.com/summerwind/h2spec/cmd/h2spec@{H2SPEC}")),
         Wanted("oha", command=("cargo", "install", "--locked", f"oha@{OHA}", "--features", "http3")),
         Wanted("cargo-deny", command=("cargo", "install", "--locked", f"cargo-deny@{CARGO_DENY}")),
@@ -69,9 +76,9 @@ WANTED = {
 
 
 def which(name: str) -> str | None:
-    """The program's path, also where only root looks for it, and where Go puts what it installs."""
+    """The program's path, also where only root looks, where Go puts what it installs, and among what is built."""
     places = [os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", str(Path.home() / "go" / "bin")]
-    return shutil.which(name, path=os.pathsep.join(places))
+    return go_servers.find(name) or shutil.which(name, path=os.pathsep.join(places))
 
 
 def missing() -> list[Wanted]:

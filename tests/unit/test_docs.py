@@ -206,9 +206,11 @@ def test_functions_in_decisions_are_in_their_file(page: Page) -> None:
 
 
 def test_metrics_are_named_and_explained() -> None:
-    sources = [*(ROOT / "crates" / "mitu-telemetry" / "src").rglob("*.rs"), ROOT / "src" / "mitu" / "gateway.py"]
+    package = ROOT / "src" / "mitu"
+    own = [package / "gateway.py", package / "discovery" / "report.py"]
+    sources = [*(ROOT / "crates" / "mitu-telemetry" / "src").rglob("*.rs"), *own]
     text = "\n".join(file.read_text(encoding="utf-8") for file in sources)
-    metric = r"\bmitu_(?:tls|alpn|http|upstream|connections|relay|access_log|config)_\w+"
+    metric = r"\bmitu_(?:tls|alpn|http|upstream|connections|relay|access_log|config|discovery)_\w+"
     there = set(re.findall(metric, text))
     explained = set(re.findall(metric, BY_NAME["docs/guide/observability.md"].text))
     assert explained == there

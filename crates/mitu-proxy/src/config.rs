@@ -35,6 +35,16 @@ pub struct RuntimeConfig {
     pub upstreams: Vec<UpstreamConfig>,
 }
 
+/// What is known of the upstreams, which changes without a reload.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Discovered {
+    /// By upstream: its endpoints. Those of the others stay.
+    pub endpoints: HashMap<String, Vec<EndpointConfig>>,
+    /// By ranking: its protocols, most preferred first.
+    pub orders: HashMap<String, Vec<String>>,
+}
+
 /// How workers share the cores (docs/adr/0003).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -179,6 +189,8 @@ pub struct Timeouts {
     pub idle_ms: u64,
     /// A relay on which nothing moves in either direction.
     pub relay_idle_ms: u64,
+    /// Over what time relays end once the listener drains; none: as long as the drain lets them.
+    pub relay_drain_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -313,6 +325,8 @@ pub enum ActionConfig {
         upstream: String,
         /// From the request's arrival to the end of the response's headers; over: 504.
         timeout_ms: u64,
+        /// The same for one try, after which another is made where that is safe; none: `timeout_ms` alone.
+        try_timeout_ms: Option<u64>,
     },
     Respond {
         status: u16,
@@ -328,7 +342,7 @@ pub enum ActionConfig {
     },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConfig {
     pub name: String,
@@ -343,6 +357,61 @@ pub struct UpstreamConfig {
     pub idle_timeout_ms: u64,
     /// Unused connections kept per endpoint and worker.
     pub max_idle: usize,
+    /// Over what time relays to an endpoint end once it has been removed.
+    pub drain_ms: u64,
+    /// When an endpoint that keeps failing is left alone; none: it never is.
+    pub outlier_detection: Option<OutlierConfig>,
+    /// How long an endpoint that is new or back gets less than its share; none: it gets all of it at once.
+    pub slow_start_ms: Option<NonZeroU64>,
+    pub limits: EndpointLimits,
+    pub retries: RetriesConfig,
+    /// After which a request without side effects is sent to a second endpoint as well; none: never.
+    pub hedge_after_ms: Option<u64>,
+}
+
+/// When an endpoint is left alone because of what came of its requests (`upstream/outlier.rs`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutlierConfig {
+    pub consecutive_failures: NonZeroU32,
+    /// Statuses that are failures.
+    pub statuses: Vec<u16>,
+    /// For the first time; further times are longer by as much each.
+    pub ejection_ms: u64,
+    pub max_ejection_ms: u64,
+    /// Share of the endpoints that may be left alone at once.
+    pub max_ejected: f64,
+}
+
+/// What one endpoint is asked for at once, by all workers; none: unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointLimits {
+    /// Connections that each serve one request at a time, or a relay.
+    pub connections: Option<NonZeroU32>,
+    /// Requests that may wait for one of them.
+    pub pending: usize,
+    /// Requests and relays in progress.
+    pub requests: Option<NonZeroU32>,
+}
+
+/// When a request is sent again (`upstream/retry.rs`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetriesConfig {
+    /// Further tries of one request or relay.
+    pub attempts: u32,
+    /// Retries there may be, as a share of the requests of late.
+    pub budget: f64,
+    /// Those that there may be whatever the share.
+    pub min_per_second: u32,
+    /// What a connection that cannot be made is followed by.
+    pub connect: bool,
+    /// A connection that ends before a response begins.
+    pub reset: bool,
+    pub refused_stream: bool,
+    /// Responses that are not passed on while there is another try.
+    pub statuses: Vec<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -366,6 +435,8 @@ pub enum BalancerConfig {
 pub enum HashKey {
     ClientAddress,
     Header(String),
+    /// Of a relay that begins with an MQTT CONNECT; the client's address, where it is empty.
+    MqttClientId,
     Path,
     /// The server name from the ClientHello.
     ServerName,

@@ -18,6 +18,8 @@ use serde::Serialize;
 use crate::drain::Drain;
 use crate::listener::{Listener, TAKEN_BACK};
 use crate::overload::Step;
+use crate::relays::Relays;
+use crate::sites::OverQuic;
 
 /// One downstream connection, from the finished handshake to its end. It keeps the configuration it began with.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub struct Connection {
     /// Requests begun so far.
     pub requests: AtomicU64,
     pub drain: Drain,
+    /// The worker's.
+    pub relays: Arc<Relays>,
     pub telemetry: Arc<Telemetry>,
 }
 
@@ -130,8 +134,13 @@ impl Connection {
 
     /// What responses on it say in `Alt-Svc`; None: nothing.
     pub fn alt_svc(&self) -> Option<HeaderValue> {
-        // What was said before is taken back wherever it may have been heard.
-        self.listener.alt_svc().filter(|value| value == TAKEN_BACK || self.listener.sites.over_quic(self))
+        let value = self.listener.alt_svc()?;
+        match self.listener.sites.over_quic(self) {
+            OverQuic::Now => Some(value),
+            OverQuic::Withdrawn => Some(HeaderValue::from_static(TAKEN_BACK)),
+            // What was said before is taken back wherever it may have been heard.
+            OverQuic::Never => (value == TAKEN_BACK).then_some(value),
+        }
     }
 
     pub fn record(&self) -> ConnectionRecord<'_> {

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use mitu_telemetry::connections::RelayEnd;
 use mitu_telemetry::http::Reason;
 use mitu_tls::stream::SecureStream;
 
@@ -22,7 +23,7 @@ pub enum Stream {
 
 /// Runs the handler of the protocol with this index, to the connection's end, and writes the connection's log line.
 pub async fn run(stream: Stream, protocol: usize, connection: Arc<Connection>) {
-    let mut bytes = None;
+    let (mut bytes, mut left) = (None, None);
     let end = match (&connection.listener.protocols[protocol].protocol, stream) {
         // Boxed, so that a connection takes the room that its protocol needs, and not that of the largest.
         (Protocol::H1, Stream::Tcp(stream)) => Box::pin(http::serve_h1(stream, connection.clone())).await,
@@ -33,13 +34,14 @@ pub async fn run(stream: Stream, protocol: usize, connection: Arc<Connection>) {
         (Protocol::Relay { upstream, metrics }, Stream::Tcp(stream)) => {
             let outcome = Box::pin(relay::serve(stream, &connection, upstream, metrics)).await;
             bytes = Some((outcome.sent, outcome.received));
+            left = matches!(outcome.end, RelayEnd::Drain | RelayEnd::Removal).then(|| outcome.end.as_str());
             outcome.error.map_or(Ok(()), |error| Err(error.into()))
         }
     };
     if let Some(log) = &*connection.telemetry.access_log.load()
         && log.connections_enabled()
     {
-        let error = end.as_ref().err().map(told);
+        let error = left.map(Cow::from).or_else(|| end.as_ref().err().map(told));
         let mut record = connection.record();
         record.bytes_received = bytes.map(|(sent, _)| sent);
         record.bytes_sent = bytes.map(|(_, received)| received);

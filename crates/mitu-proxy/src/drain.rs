@@ -4,6 +4,8 @@
 //! phases. In the first, responses say `Connection: close` (h2: GOAWAY) and idle connections are left alone for
 //! [`LINGER`]; in the second, those still idle are closed, and so are those that have not begun a handshake.
 //!
+//! Relays are told apart from these: each leaves at a moment of its own ([`crate::relays`]).
+//!
 //! An overloaded listener has no time for that. It lets idle connections go as it finds them, but not all at once: the
 //! clients of a fleet are not to come back together.
 
@@ -14,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::overload::Step;
+use crate::relays::Notice;
 
 /// How long an idle h1 connection may still bring a request, and a silent one a handshake, after draining has begun.
 pub const LINGER: Duration = Duration::from_secs(1);
@@ -44,21 +47,30 @@ impl Phase {
 #[derive(Debug)]
 pub struct DrainSignal {
     phase: watch::Sender<Phase>,
-    state: Arc<AtomicU8>,
+    shared: Arc<Shared>,
+}
+
+/// What its connections ask for each accept, request, response and piece of a relay, for which the channel would take its
+/// lock.
+#[derive(Debug, Default)]
+struct Shared {
+    /// [`DRAINING`], and the step of the overload.
+    state: AtomicU8,
+    relays: Notice,
 }
 
 impl DrainSignal {
     pub fn new() -> Self {
-        Self { phase: watch::Sender::new(Phase::Serving), state: Arc::default() }
+        Self { phase: watch::Sender::new(Phase::Serving), shared: Arc::default() }
     }
 
     pub fn subscribe(&self) -> Drain {
-        Drain { phase: self.phase.subscribe(), state: self.state.clone() }
+        Drain { phase: self.phase.subscribe(), shared: self.shared.clone() }
     }
 
     /// Begins the first phase; it must be followed by [`Self::end_linger`] after [`LINGER`].
     pub fn begin(&self) {
-        self.state.fetch_or(DRAINING, Ordering::Relaxed);
+        self.shared.state.fetch_or(DRAINING, Ordering::Relaxed);
         self.phase.send_if_modified(|phase| {
             let serving = *phase < Phase::Draining;
             if serving {
@@ -71,7 +83,7 @@ impl DrainSignal {
     /// The step of the overload, as it is found each time that it is looked at.
     pub fn overload(&self, step: Step) {
         let set = |state| Some(state & DRAINING | step as u8);
-        let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
+        let _ = self.shared.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
         self.phase.send_if_modified(|phase| {
             let next = match (*phase, step) {
                 (Phase::Serving | Phase::Releasing(_), Step::Normal) => Phase::Serving,
@@ -85,7 +97,12 @@ impl DrainSignal {
 
     /// How far its overload has come.
     pub fn step(&self) -> Step {
-        Step::of(self.state.load(Ordering::Relaxed) & !DRAINING)
+        Step::of(self.shared.state.load(Ordering::Relaxed) & !DRAINING)
+    }
+
+    /// What relays are told; who gives it wakes them.
+    pub fn relays(&self) -> &Notice {
+        &self.shared.relays
     }
 
     pub fn end_linger(&self) {
@@ -103,19 +120,23 @@ impl Default for DrainSignal {
 #[derive(Debug, Clone)]
 pub struct Drain {
     phase: watch::Receiver<Phase>,
-    /// Asked for each accept, request and response, for which the channel would take its lock.
-    state: Arc<AtomicU8>,
+    shared: Arc<Shared>,
 }
 
 impl Drain {
     /// Whether responses should announce the connection's end.
     pub fn draining(&self) -> bool {
-        self.state.load(Ordering::Relaxed) & DRAINING != 0
+        self.shared.state.load(Ordering::Relaxed) & DRAINING != 0
     }
 
     /// How far the overload of its listener has come.
     pub fn step(&self) -> Step {
-        Step::of(self.state.load(Ordering::Relaxed) & !DRAINING)
+        Step::of(self.shared.state.load(Ordering::Relaxed) & !DRAINING)
+    }
+
+    /// What relays are told.
+    pub fn relays(&self) -> &Notice {
+        &self.shared.relays
     }
 
     /// Resolves when draining begins.

@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use nix::errno::Errno;
+
 /// Of the process, as its limit is.
 static KEPT: AtomicI32 = AtomicI32::new(i32::MAX);
 
@@ -17,9 +19,16 @@ pub fn keep(first: Option<i32>) {
 
 /// `socket`, unless its descriptor is one of those kept: then it is closed.
 pub fn admit<S: AsRawFd>(socket: S) -> io::Result<S> {
-    if socket.as_raw_fd() < KEPT.load(Ordering::Relaxed) {
-        Ok(socket)
-    } else {
-        Err(io::Error::other("too many open files: the last ones are kept for the gateway itself"))
-    }
+    if socket.as_raw_fd() < KEPT.load(Ordering::Relaxed) { Ok(socket) } else { Err(io::Error::other(Kept)) }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("too many open files: the last ones are kept for the gateway itself")]
+struct Kept;
+
+/// Whether a connection failed because this side has nothing left to make it with: descriptors, or ports.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::EADDRNOTAVAIL | Errno::ENOBUFS | Errno::ENOMEM))
+        || error.get_ref().is_some_and(|source| source.is::<Kept>())
 }

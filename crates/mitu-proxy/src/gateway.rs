@@ -183,6 +183,7 @@ fn open(
         started,
         requests: AtomicU64::new(0),
         drain,
+        relays: worker.relays.clone(),
         telemetry: worker.telemetry.clone(),
         listener,
     };
@@ -480,6 +481,6 @@ mod tests {
                 relay::serve(stream, connection, upstream, metrics)
             });
         let sizes = [size(connection), h1, h2, relay];
-        assert!(sizes.iter().zip([832, 896, 2048, 512]).all(|(size, most)| *size <= most), "{sizes:?}");
+        assert!(sizes.iter().zip([832, 896, 2048, 416]).all(|(size, most)| *size <= most), "{sizes:?}");
     }
 }

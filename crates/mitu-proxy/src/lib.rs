@@ -15,6 +15,7 @@ pub mod overload;
 pub mod protocol;
 pub mod proxy_protocol;
 pub mod quic;
+pub mod relays;
 pub mod respond;
 pub mod router;
 pub mod server;

@@ -134,7 +134,7 @@ impl Listener {
             let selector = Selector::new(&selector, parts.certificates, secrets, ticketers, previous)?;
             Ok::<_, ListenerError>(Transport {
                 handshakes: selector.prepared().iter().map(|_| HandshakeKinds::default()).collect(),
-                alpn: AlpnCounters::new(parts.telemetry, &config.name, &selector),
+                alpn: AlpnCounters::new(parts.telemetry, &config.name, &selector, config.protocols.len()),
                 selector,
             })
         };
@@ -225,18 +225,10 @@ impl Listener {
 
     fn count_alpn(&self, transport: &Transport, asked: &Asked, chosen: Option<&Prepared>) {
         let Transport { selector, alpn, .. } = transport;
-        let policy = &alpn.policies[asked.site.map_or(0, |site| selector.policy(site))];
-        let counter = match asked.decision {
-            Some(decision) => {
-                (if decision.cached { &alpn.hit } else { &alpn.miss }).inc();
-                &policy.offered[decision.offered]
-            }
-            None => &policy.absent,
-        };
-        // Under one policy a set of offers has one choice, unless the server name was refused: then its own counter
-        // tells.
-        let choice = if chosen.is_some() { &counter.served } else { &counter.refused };
-        choice
+        if let Some(decision) = asked.decision {
+            (if decision.cached { &alpn.hit } else { &alpn.miss }).inc();
+        }
+        alpn.choice(asked.decision.map(|decision| decision.offered), chosen.map(|prepared| prepared.protocol))
             .get_or_init(|| {
                 let label = asked.decision.map(|decision| selector.alpn.offered_label(decision.offered));
                 let name = chosen.map_or("refused", |prepared| &*self.protocols[prepared.protocol].alpn);
@@ -296,6 +288,14 @@ impl Listener {
         self.alt_svc.value.load().as_deref().cloned()
     }
 
+    /// From here on the sites of `ranking` have their protocols in this order.
+    pub fn rank(&self, ranking: &str, order: &[String]) {
+        for transport in std::iter::once(&self.tcp).chain(self.quic.as_ref().map(|quic| &quic.transport)) {
+            transport.selector.rank(ranking, order);
+        }
+        self.sites.rank(ranking, order);
+    }
+
     /// From here on responses say that h3 is spoken on this port, unless another is configured.
     fn advertise(&self, port: u16) {
         if let Some(AltSvcConfig { port: configured, max_age_s }) = &self.alt_svc.config {
@@ -335,17 +335,12 @@ impl Choose for Listener {
 struct AlpnCounters {
     hit: IntCounter,
     miss: IntCounter,
-    /// By the selector's policies.
-    policies: Vec<OfferCounters>,
+    /// For each kind of list offered, by what was chosen.
+    choices: Box<[OnceLock<IntCounter>]>,
+    /// The listener's, and being refused.
+    outcomes: usize,
     /// By site.
     verdicts: Vec<[OutcomeCounters; Verdict::ALL.len()]>,
-}
-
-/// By the kind of list offered.
-#[derive(Debug)]
-struct OfferCounters {
-    offered: Vec<OutcomeCounters>,
-    absent: OutcomeCounters,
 }
 
 #[derive(Debug, Default)]
@@ -355,18 +350,25 @@ struct OutcomeCounters {
 }
 
 impl AlpnCounters {
-    fn new(telemetry: &Telemetry, listener: &str, selector: &Selector) -> Self {
+    /// `protocols`: how many the listener has.
+    fn new(telemetry: &Telemetry, listener: &str, selector: &Selector, protocols: usize) -> Self {
+        /// The kinds of lists, the last of which stands for all that are too many, and no list at all.
+        const OFFERS: usize = OFFERED_SETS + 2;
         let (hit, miss) = telemetry.tls.alpn_cache(listener);
-        let policy = |_| OfferCounters {
-            offered: (0..=OFFERED_SETS).map(|_| OutcomeCounters::default()).collect(),
-            absent: OutcomeCounters::default(),
-        };
+        let outcomes = protocols + 1;
         Self {
             hit,
             miss,
-            policies: (0..selector.policies()).map(policy).collect(),
+            choices: (0..OFFERS * outcomes).map(|_| OnceLock::new()).collect(),
+            outcomes,
             verdicts: (0..selector.sites()).map(|_| Default::default()).collect(),
         }
+    }
+
+    /// `offered`: none: no ALPN extension; `chosen`: none: refused.
+    fn choice(&self, offered: Option<usize>, chosen: Option<usize>) -> &OnceLock<IntCounter> {
+        let offer = offered.unwrap_or(OFFERED_SETS + 1);
+        &self.choices[offer * self.outcomes + chosen.unwrap_or(self.outcomes - 1)]
     }
 }
 

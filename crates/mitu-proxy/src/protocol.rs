@@ -1,6 +1,7 @@
 //! The protocols a listener serves, each behind the ALPN name that leads to it.
 
 pub mod http;
+pub mod mqtt;
 pub mod relay;
 
 use std::sync::Arc;

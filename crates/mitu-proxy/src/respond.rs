@@ -5,8 +5,9 @@ use http::header::{self, HeaderMap};
 use http::{HeaderValue, StatusCode};
 use mitu_telemetry::http::Reason;
 
-/// Seconds after which a client may try again that met an overload.
+/// Seconds after which a client may try again that met an overload: of this gateway, or of its upstream.
 const RETRY_AFTER: &str = "5";
+const RETRY_AFTER_OVERFLOW: &str = "1";
 
 /// The status that tells a client of `reason`.
 pub fn status(reason: Reason) -> StatusCode {
@@ -29,7 +30,7 @@ pub fn status(reason: Reason) -> StatusCode {
         Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Reason::TooEarly => StatusCode::TOO_EARLY,
         Reason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-        Reason::NoEndpoint | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Reason::NoEndpoint | Reason::Overflow | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         Reason::ResolveFailed
         | Reason::ConnectRefused
         | Reason::ConnectFailed
@@ -106,8 +107,13 @@ pub fn failure(reason: Reason, audience: Audience) -> Answer {
     if reason == Reason::MethodNotAllowed {
         headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     }
-    if reason == Reason::Overloaded {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    let retry_after = match reason {
+        Reason::Overloaded => Some(RETRY_AFTER),
+        Reason::Overflow => Some(RETRY_AFTER_OVERFLOW),
+        _ => None,
+    };
+    if let Some(seconds) = retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
     }
     let (content_type, body) = match audience {
         Audience::Grpc | Audience::GrpcWeb => {

@@ -88,7 +88,7 @@ pub struct RouteMetrics {
 
 #[derive(Debug)]
 pub enum Action {
-    Upstream { upstream: Arc<Upstream>, timeout: Duration },
+    Upstream { upstream: Arc<Upstream>, timeout: Duration, try_timeout: Option<Duration> },
     Respond(FixedResponse),
     Redirect(Redirect),
 }
@@ -180,9 +180,10 @@ impl Route {
         let matcher = Matcher::build(&config.matcher)?;
         let filters = Filters::build(&config.filters, matcher.prefix())?;
         let action = match &config.action {
-            ActionConfig::Upstream { upstream, timeout_ms } => Action::Upstream {
+            ActionConfig::Upstream { upstream, timeout_ms, try_timeout_ms } => Action::Upstream {
                 upstream: upstreams.get(upstream).ok_or_else(|| BuildError::UnknownUpstream(upstream.clone()))?,
                 timeout: Duration::from_millis(*timeout_ms),
+                try_timeout: try_timeout_ms.map(Duration::from_millis),
             },
             ActionConfig::Respond { status, headers, body } => {
                 Action::Respond(FixedResponse::build(*status, headers, body)?)

@@ -1,7 +1,7 @@
 //! The running data plane: start, reload, drain, stop. A configuration is built whole, with its sockets bound, before
 //! any of it is live; what cannot be built changes nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::accept;
-use crate::config::{AccessLogConfig, ListenerConfig, RuntimeConfig, Secrets};
+use crate::config::{AccessLogConfig, Discovered, ListenerConfig, RuntimeConfig, Secrets};
 use crate::connection::Connection;
 use crate::drain::LINGER;
 use crate::files;
@@ -26,8 +26,9 @@ use crate::gate::Gate;
 use crate::listener::{Listener, ListenerError, LiveListener, Parts};
 use crate::overload::{Change, Overload};
 use crate::quic::{self, Datagrams, Held};
+use crate::relays::Relays;
 use crate::socket;
-use crate::upstream::{self, Upstreams};
+use crate::upstream::{self, EndpointReport, Upstreams};
 use crate::worker::Workers;
 
 /// How long a drain waits at most for the last connections to be accepted, and how often it looks.
@@ -194,6 +195,7 @@ impl Built {
         secrets: &Secrets,
         telemetry: &Arc<Telemetry>,
         previous: Option<&Self>,
+        discovered: &Discovered,
     ) -> Result<Self, ServerError> {
         let protocols = config.listeners.iter().flat_map(|listener| &listener.protocols);
         let providers = protocols.map(|protocol| protocol.tls.provider);
@@ -204,6 +206,7 @@ impl Built {
             secrets,
             config.workers,
             previous.map(|built| &built.upstreams),
+            &discovered.endpoints,
             &telemetry.http,
         )?;
         let parts = Parts {
@@ -224,11 +227,23 @@ impl Built {
         let listeners = config.listeners.iter().map(build).collect::<Result<_, ServerError>>()?;
         Ok(Self { listeners, upstreams, ticketers })
     }
+
+    /// Makes it the live one, as far as it changes what was there before. Nothing of this fails.
+    fn settle(&mut self, discovered: &Discovered) {
+        self.upstreams.settle();
+        self.rank(discovered);
+    }
+
+    fn rank(&self, discovered: &Discovered) {
+        for (ranking, order) in &discovered.orders {
+            self.listeners.iter().for_each(|(_, listener)| listener.rank(ranking, order));
+        }
+    }
 }
 
 /// Builds everything `config` asks for but its sockets and its log.
 pub fn validate(config: &str, secrets: &Secrets) -> Result<(), ServerError> {
-    Built::new(&serde_json::from_str(config)?, secrets, &Telemetry::new()?, None).map(drop)
+    Built::new(&serde_json::from_str(config)?, secrets, &Telemetry::new()?, None, &Discovered::default()).map(drop)
 }
 
 impl Server {
@@ -236,11 +251,14 @@ impl Server {
     pub fn start(
         config: &str,
         secrets: &Secrets,
+        discovered: &str,
         mut inherited: HashMap<String, Vec<TcpListener>>,
     ) -> Result<Self, ServerError> {
         let config: RuntimeConfig = serde_json::from_str(config)?;
         let telemetry = Telemetry::new()?;
-        let built = Built::new(&config, secrets, &telemetry, None)?;
+        let discovered = serde_json::from_str(discovered)?;
+        let mut built = Built::new(&config, secrets, &telemetry, None, &discovered)?;
+        built.settle(&discovered);
         files::keep(config.kept_files);
         let mut bound = Vec::with_capacity(built.listeners.len());
         for ((_, listener), wanted) in built.listeners.iter().zip(&config.listeners) {
@@ -269,8 +287,9 @@ impl Server {
     }
 
     /// Makes `config` live for new connections; those that are open keep what they began with.
-    pub fn reload(&self, config: &str, secrets: &Secrets) -> Result<(), ServerError> {
+    pub fn reload(&self, config: &str, secrets: &Secrets, discovered: &str) -> Result<(), ServerError> {
         let config: RuntimeConfig = serde_json::from_str(config)?;
+        let discovered = serde_json::from_str(discovered)?;
         let mut state = self.state.lock();
         let state = state.as_mut().ok_or(ServerError::Stopped)?;
         if state.draining {
@@ -285,7 +304,7 @@ impl Server {
         }
 
         // Everything that can fail comes first.
-        let built = Built::new(&config, secrets, &self.telemetry, Some(&state.built))?;
+        let mut built = Built::new(&config, secrets, &self.telemetry, Some(&state.built), &discovered)?;
         let mut kept = Vec::new();
         let mut bound = Vec::new();
         for ((bind, listener), wanted) in built.listeners.iter().zip(&config.listeners) {
@@ -311,6 +330,8 @@ impl Server {
 
         // Nothing below fails.
         files::keep(config.kept_files);
+        built.settle(&discovered);
+        state.workers.wake_relays(Relays::wake_removed);
         state.workers.workers.iter().for_each(|worker| worker.gate.configure(&config.handshakes, from));
         self.overload.configure(config.overload);
         bound.iter().for_each(|bound| self.overload.watch(&bound.live));
@@ -332,7 +353,8 @@ impl Server {
         }
         for mut serving in previous.into_values() {
             state.orphans.extend(serving.datagrams.take().inspect(|datagrams| datagrams.assign(None)));
-            begin_drain(&serving.listener, &state.workers);
+            let relays = serving.listener.current.load().timeouts.relay_drain_ms;
+            begin_drain(&serving.listener, &state.workers, relays.map(Duration::from_millis));
             state.retired.push(serving);
         }
         for bound in bound {
@@ -355,6 +377,17 @@ impl Server {
         Ok(())
     }
 
+    /// Makes what is known of the upstreams live: for new requests, and for new handshakes.
+    pub fn discover(&self, discovered: &str) -> Result<(), ServerError> {
+        let discovered: Discovered = serde_json::from_str(discovered)?;
+        let state = self.state.lock();
+        let state = state.as_ref().ok_or(ServerError::Stopped)?;
+        state.built.upstreams.discover(&discovered.endpoints)?;
+        state.built.rank(&discovered);
+        state.workers.wake_relays(Relays::wake_removed);
+        Ok(())
+    }
+
     /// The sum of `count` over every listener that is live or still has connections.
     fn sum(&self, count: impl Fn(&Serving) -> usize) -> usize {
         let state = self.state.lock();
@@ -369,16 +402,23 @@ impl Server {
     }
 
     /// Stops accepting and asks every connection to finish. Those that had connected already are accepted first, which
-    /// takes a moment: only then is [`Self::active`] complete.
-    pub fn drain(&self) {
+    /// takes a moment: only then is [`Self::active`] complete. `within`: what is still open is cut off then, so that relays
+    /// leave before.
+    pub fn drain(&self, within: Duration) {
         if let Some(state) = &mut *self.state.lock() {
             state.draining = true;
+            let within = within / 5 * 4;
             for serving in state.live.values() {
                 if let Some(datagrams) = &serving.datagrams {
                     datagrams.assign(None);
                 }
-                begin_drain(&serving.listener, &state.workers);
+                let own = serving.listener.current.load().timeouts.relay_drain_ms.map(Duration::from_millis);
+                begin_drain(&serving.listener, &state.workers, Some(own.map_or(within, |own| own.min(within))));
             }
+            for serving in &state.retired {
+                serving.listener.drain.relays().give(within);
+            }
+            state.workers.wake_relays(Relays::wake);
         }
         let begun = Instant::now();
         while begun.elapsed() < QUEUES_EMPTY && self.sum(|serving| usize::from(serving.accepting())) > 0 {
@@ -431,6 +471,13 @@ impl Server {
         open.sort_unstable_by_key(|connection| connection.id);
         let records: Vec<_> = open.iter().take(limit).map(|connection| connection.record()).collect();
         Ok(serde_json::to_string(&records)?)
+    }
+
+    /// What is known of each upstream's endpoints, as JSON.
+    pub fn endpoints(&self) -> Result<String, ServerError> {
+        let upstreams: BTreeMap<String, Vec<EndpointReport>> =
+            self.state.lock().iter().flat_map(|state| state.built.upstreams.report()).collect();
+        Ok(serde_json::to_string(&upstreams)?)
     }
 
     /// Opens the access log's file anew.
@@ -519,8 +566,13 @@ fn bind_datagrams(
     quic::bind(address, workers).map(DatagramSockets::Own).map_err(failed)
 }
 
-fn begin_drain(live: &Arc<LiveListener>, workers: &Workers) {
+/// `relays`: the time over which they leave; none: they stay.
+fn begin_drain(live: &Arc<LiveListener>, workers: &Workers, relays: Option<Duration>) {
     live.drain.begin();
+    if let Some(within) = relays {
+        live.drain.relays().give(within);
+        workers.wake_relays(Relays::wake);
+    }
     let live = live.clone();
     workers.handle(0).spawn(async move {
         tokio::time::sleep(LINGER).await;

@@ -2,6 +2,8 @@
 //! for (RFC 9113, section 9.1.1); where the connection could not have been made to such a host, its rules are not to be
 //! got round that way: such a request is misdirected.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use mitu_tls::alpn::Verdict;
 use mitu_tls::error::TlsConfigError;
 use mitu_tls::server_name::ServerNameTable;
@@ -25,6 +27,19 @@ struct Rules {
     certificates: Vec<String>,
     /// Whether a client can have h3 here.
     over_quic: bool,
+    /// Whether it is better off with something else, as far as is known now.
+    rather_over_tcp: AtomicBool,
+}
+
+/// What clients of a site that come by TCP are to hear of h3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverQuic {
+    /// It is not for them.
+    Never,
+    /// It is what they get best.
+    Now,
+    /// Not now: whoever was told of it is to forget it.
+    Withdrawn,
 }
 
 impl Sites {
@@ -36,6 +51,7 @@ impl Sites {
             alpn: site.alpn.clone(),
             certificates: site.certificates.clone(),
             over_quic: site.alpn.protocols.iter().any(|&index| is_quic(index)),
+            rather_over_tcp: AtomicBool::new(false),
         });
         let names = ServerNameTable::new(&config.sites, config.default_site)?;
         Ok(Self { names, rules: rules.collect(), default: config.default_site })
@@ -46,9 +62,24 @@ impl Sites {
         name.and_then(|name| self.names.named(name))
     }
 
-    /// Whether a connection's client would get h3 as well.
-    pub fn over_quic(&self, connection: &Connection) -> bool {
-        connection.site.or(self.default).is_some_and(|site| self.rules[site].over_quic)
+    /// What a connection's client is to hear of h3.
+    pub fn over_quic(&self, connection: &Connection) -> OverQuic {
+        match connection.site.or(self.default).map(|site| &self.rules[site]) {
+            Some(rules) if !rules.over_quic => OverQuic::Never,
+            Some(rules) if rules.rather_over_tcp.load(Ordering::Relaxed) => OverQuic::Withdrawn,
+            Some(_) => OverQuic::Now,
+            None => OverQuic::Never,
+        }
+    }
+
+    /// The sites of `ranking` have this order from here on: h3 is advertised while no other protocol of the routes goes
+    /// before it.
+    pub fn rank(&self, ranking: &str, order: &[String]) {
+        let first = order.iter().find(|name| matches!(name.as_str(), "h3" | "h2" | "http/1.1"));
+        let rather_over_tcp = first.is_none_or(|first| first != "h3");
+        for rules in self.rules.iter().filter(|rules| rules.alpn.ranking.as_deref() == Some(ranking)) {
+            rules.rather_over_tcp.store(rather_over_tcp, Ordering::Relaxed);
+        }
     }
 
     /// Whether a request for `host` came on a connection that could not have been made to it: its protocol is not for

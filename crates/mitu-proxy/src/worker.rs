@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::config::{HandshakesConfig, Scheduler};
 use crate::connection::ConnectionTable;
 use crate::gate::Gate;
+use crate::relays::Relays;
 
 /// How long a lookup of an upstream's name, which runs on a thread of its own, may hold up the end.
 const LAST_LOOKUPS: Duration = Duration::from_secs(1);
@@ -27,6 +28,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Worker {
     pub index: usize,
     pub connections: Arc<ConnectionTable>,
+    pub relays: Arc<Relays>,
     pub gate: Arc<Gate>,
     pub telemetry: Arc<Telemetry>,
 }
@@ -62,7 +64,8 @@ impl Workers {
             .map(|index| {
                 let telemetry = telemetry.clone();
                 let gate = Arc::new(Gate::new(handshakes, count, telemetry.tls.waiting(index)));
-                Arc::new(Worker { index, connections: Arc::default(), gate, telemetry })
+                let (connections, relays) = Default::default();
+                Arc::new(Worker { index, connections, relays, gate, telemetry })
             })
             .collect();
         let runtimes = match scheduler {
@@ -91,6 +94,14 @@ impl Workers {
         match &self.runtimes {
             Runtimes::PerCore(cores) => &cores[index % cores.len()].handle,
             Runtimes::WorkStealing { handle, .. } => handle,
+        }
+    }
+
+    /// Has every worker wake its relays where it is cheap: on its own thread.
+    pub fn wake_relays(&self, wake: fn(&Relays)) {
+        for worker in &self.workers {
+            let relays = worker.relays.clone();
+            self.handle(worker.index).spawn(async move { wake(&relays) });
         }
     }
 }

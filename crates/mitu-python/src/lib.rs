@@ -36,9 +36,21 @@ struct Server(server::Server);
 
 #[pymethods]
 impl Server {
-    /// Make `config` live, whole or (NativeError) not at all. Blocks while new sockets are bound.
-    fn reload(&self, py: Python<'_>, config: &str, secrets: HashMap<String, Vec<u8>>) -> PyResult<()> {
-        py.detach(|| self.0.reload(config, &secrets)).map_err(native_error)
+    /// Make `config` live, whole or (NativeError) not at all. Blocks while new sockets are bound. `discovered`: what is
+    /// known of its upstreams (JSON), as for `discover`.
+    fn reload(
+        &self,
+        py: Python<'_>,
+        config: &str,
+        secrets: HashMap<String, Vec<u8>>,
+        discovered: &str,
+    ) -> PyResult<()> {
+        py.detach(|| self.0.reload(config, &secrets, discovered)).map_err(native_error)
+    }
+
+    /// Make what is known of the upstreams (JSON) live, for new requests and new handshakes.
+    fn discover(&self, py: Python<'_>, discovered: &str) -> PyResult<()> {
+        py.detach(|| self.0.discover(discovered)).map_err(native_error)
     }
 
     /// The bound `host:port` of each listener, by name.
@@ -47,9 +59,11 @@ impl Server {
     }
 
     /// Stop accepting, and ask every connection to finish (GOAWAY, `Connection: close`). Returns once those that had
-    /// connected already are accepted: after some 100 ms.
-    fn drain(&self, py: Python<'_>) {
-        py.detach(|| self.0.drain());
+    /// connected already are accepted: after some 100 ms. `within`: seconds until `stop`; relays leave before.
+    fn drain(&self, py: Python<'_>, within: f64) {
+        // What is no time at all, or more than there is, is no bound.
+        let within = Duration::try_from_secs_f64(within.max(0.0)).unwrap_or(Duration::MAX);
+        py.detach(|| self.0.drain(within));
     }
 
     /// Connections that are open now, handshakes included.
@@ -83,6 +97,11 @@ impl Server {
     /// A JSON array of at most `limit` open connections, oldest first.
     fn connections(&self, py: Python<'_>, limit: usize) -> PyResult<String> {
         py.detach(|| self.0.connections(limit)).map_err(native_error)
+    }
+
+    /// What is known of the endpoints of each upstream: JSON, by upstream.
+    fn endpoints(&self, py: Python<'_>) -> PyResult<String> {
+        py.detach(|| self.0.endpoints()).map_err(native_error)
     }
 
     /// Open the access log's path anew, after logrotate has moved the file.
@@ -127,19 +146,20 @@ fn load_error(error: LoadError) -> PyErr {
 
 /// Start the workers for the runtime configuration `config` (JSON).
 ///
-/// `secrets`: PEM by the identifiers that `config` uses. `inherited`: listening sockets by listener name, whose file
-/// descriptors are taken over.
+/// `secrets`: PEM by the identifiers that `config` uses. `discovered`: what is known of the upstreams (JSON). `inherited`:
+/// listening sockets by listener name, whose file descriptors are taken over.
 #[pyfunction]
 fn start(
     py: Python<'_>,
     config: &str,
     secrets: HashMap<String, Vec<u8>>,
+    discovered: &str,
     inherited: HashMap<String, Vec<RawFd>>,
 ) -> PyResult<Server> {
     // SAFETY: the caller hands the descriptors over, as the stub's documentation demands; nobody else closes them.
     let adopt = |fd| TcpListener::from(unsafe { OwnedFd::from_raw_fd(fd) });
     let inherited = inherited.into_iter().map(|(name, fds)| (name, fds.into_iter().map(adopt).collect())).collect();
-    py.detach(|| server::Server::start(config, &secrets, inherited)).map(Server).map_err(native_error)
+    py.detach(|| server::Server::start(config, &secrets, discovered, inherited)).map(Server).map_err(native_error)
 }
 
 /// Build everything `config` asks for but the sockets; NativeError says what cannot be.

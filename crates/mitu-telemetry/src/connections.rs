@@ -12,6 +12,7 @@ pub struct Families {
     active: IntGaugeVec,
     refused: IntCounterVec,
     relayed_bytes: IntCounterVec,
+    relay_ends: IntCounterVec,
     access_log_dropped: IntCounterVec,
     overload_step: IntGaugeVec,
     overload_actions: IntCounterVec,
@@ -60,6 +61,61 @@ pub struct RelayMetrics {
     pub sent: IntCounter,
     /// Upstream to client.
     pub received: IntCounter,
+    /// By [`RelayEnd`].
+    ends: [IntCounter; RelayEnd::ALL.len()],
+}
+
+impl RelayMetrics {
+    pub fn ended(&self, end: RelayEnd) {
+        self.ends[end as usize].inc();
+    }
+}
+
+/// Why a relay ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayEnd {
+    /// Both sides had.
+    Finished,
+    /// Nothing moved for too long.
+    Idle,
+    /// One of the connections broke.
+    Failed,
+    /// No endpoint could be connected to.
+    Unreachable,
+    /// What came first was no MQTT CONNECT, where its client is looked at, or one that is too long.
+    NotMqtt,
+    /// It did not come in time.
+    MqttTimeout,
+    /// The listener drains.
+    Drain,
+    /// The endpoint has been removed.
+    Removal,
+}
+
+impl RelayEnd {
+    pub const ALL: [Self; 8] = [
+        Self::Finished,
+        Self::Idle,
+        Self::Failed,
+        Self::Unreachable,
+        Self::NotMqtt,
+        Self::MqttTimeout,
+        Self::Drain,
+        Self::Removal,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Idle => "idle",
+            Self::Failed => "failed",
+            Self::Unreachable => "unreachable",
+            Self::NotMqtt => "not_mqtt",
+            Self::MqttTimeout => "mqtt_timeout",
+            Self::Drain => "drain",
+            Self::Removal => "removal",
+        }
+    }
 }
 
 /// Why an access log line was not written.
@@ -98,6 +154,11 @@ impl Families {
                 "mitu_relay_bytes_total",
                 "Decrypted bytes relayed; sent: client to upstream, received: upstream to client.",
                 &["listener", "alpn", "direction"],
+            )?,
+            relay_ends: counter(
+                "mitu_relay_ends_total",
+                "Relays that ended, by reason; WebSockets are counted where they had to leave.",
+                &["listener", "alpn", "reason"],
             )?,
             access_log_dropped: counter(
                 "mitu_access_log_dropped_total",
@@ -173,7 +234,12 @@ impl Families {
         RelayMetrics {
             sent: self.relayed_bytes.with_label_values(&[listener, alpn, "sent"]),
             received: self.relayed_bytes.with_label_values(&[listener, alpn, "received"]),
+            ends: RelayEnd::ALL.map(|end| self.relay_end(listener, alpn, end)),
         }
+    }
+
+    pub fn relay_end(&self, listener: &str, alpn: &str, end: RelayEnd) -> IntCounter {
+        self.relay_ends.with_label_values(&[listener, alpn, end.as_str()])
     }
 
     pub fn access_log(&self) -> AccessLogMetrics {

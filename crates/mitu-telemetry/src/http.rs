@@ -1,16 +1,17 @@
 //! HTTP requests and the upstreams that answer them: metrics, and the access log's line.
 
 mod reason;
+mod upstream;
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use serde::Serialize;
 
 pub use reason::{Reason, Side};
+pub use upstream::{Limit, Retry, UpstreamMetrics};
 
 use crate::register;
 
@@ -24,7 +25,7 @@ const STATUSES: [u16; 33] = [
     417, 422, 425, 429, 431, 499, 500, 502, 503, 504,
 ];
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Families {
     requests: IntCounterVec,
     duration: HistogramVec,
@@ -36,6 +37,11 @@ pub struct Families {
     active: IntGaugeVec,
     response_errors: IntCounterVec,
     retries: IntCounterVec,
+    retries_refused: IntCounterVec,
+    overflows: IntCounterVec,
+    ejections: IntCounterVec,
+    ejected: IntGaugeVec,
+    pending: IntGaugeVec,
 }
 
 /// The handles of one route on one listener in one protocol.
@@ -80,33 +86,6 @@ impl RequestMetrics {
     fn status(&self, status: u16) -> IntCounter {
         let [listener, route, protocol] = &self.labels;
         self.requests.with_label_values(&[listener, route, protocol, &status.to_string()])
-    }
-}
-
-/// The handles of one endpoint of one upstream.
-#[derive(Debug)]
-pub struct UpstreamMetrics {
-    labels: [String; 2],
-    pub connects: IntCounter,
-    /// Requests sent on a connection that had served one before.
-    pub reused: IntCounter,
-    /// Requests waiting for their response or streaming it, and open relays.
-    pub active: IntGauge,
-    /// Requests sent again on a fresh connection, because the pooled one turned out to be closed.
-    pub retries: IntCounter,
-    connect_errors: IntCounterVec,
-    response_errors: IntCounterVec,
-}
-
-impl UpstreamMetrics {
-    pub fn connect_failed(&self, reason: Reason) {
-        let [upstream, endpoint] = &self.labels;
-        self.connect_errors.with_label_values(&[upstream.as_str(), endpoint, reason.as_str()]).inc();
-    }
-
-    pub fn response_failed(&self, reason: Reason) {
-        let [upstream, endpoint] = &self.labels;
-        self.response_errors.with_label_values(&[upstream.as_str(), endpoint, reason.as_str()]).inc();
     }
 }
 
@@ -171,8 +150,37 @@ impl Families {
             )?,
             retries: counter(
                 "mitu_upstream_retries_total",
-                "Requests sent again because a pooled connection turned out to be closed.",
+                "Requests sent once more, by the endpoint that did not answer them and the reason.",
+                &["upstream", "endpoint", "reason"],
+            )?,
+            retries_refused: counter(
+                "mitu_upstream_retries_refused_total",
+                "Requests that were not sent once more because there had been too many retries.",
+                &["upstream"],
+            )?,
+            overflows: counter(
+                "mitu_upstream_overflows_total",
+                "Requests and relays refused because every endpoint had as many as it may, by limit.",
+                &["upstream", "limit"],
+            )?,
+            ejections: counter(
+                "mitu_upstream_ejections_total",
+                "Times that an endpoint was put out of the balance because its requests failed.",
                 &["upstream", "endpoint"],
+            )?,
+            ejected: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("mitu_upstream_ejected", "1 while an endpoint is out of the balance."),
+                    &["upstream", "endpoint"],
+                ),
+            )?,
+            pending: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("mitu_upstream_requests_pending", "Requests waiting for a connection to an endpoint."),
+                    &["upstream", "endpoint"],
+                ),
             )?,
         })
     }
@@ -198,9 +206,45 @@ impl Families {
             connects: self.connects.with_label_values(&labels),
             reused: self.reused.with_label_values(&labels),
             active: self.active.with_label_values(&labels),
-            retries: self.retries.with_label_values(&labels),
+            pending: self.pending.with_label_values(&labels),
+            ejections: self.ejections.with_label_values(&labels),
+            ejected: self.ejected.with_label_values(&labels),
             connect_errors: self.connect_errors.clone(),
             response_errors: self.response_errors.clone(),
+            retries: self.retries.clone(),
+            forgotten: AtomicBool::new(false),
+        }
+    }
+
+    /// A request or relay was refused because of a limit.
+    pub fn overflowed(&self, upstream: &str, limit: Limit) {
+        self.overflows.with_label_values(&[upstream, limit.as_str()]).inc();
+    }
+
+    /// A request was not sent once more because there had been too many of these.
+    pub fn retry_refused(&self, upstream: &str) {
+        self.retries_refused.with_label_values(&[upstream]).inc();
+    }
+
+    /// An endpoint is there no more, and neither are its series: instances come and go without end.
+    pub fn forget(&self, metrics: &UpstreamMetrics) {
+        metrics.forgotten.store(true, Ordering::Relaxed);
+        // What was never counted cannot be removed, which is no matter.
+        let [upstream, endpoint] = metrics.labels.each_ref().map(String::as_str);
+        let labels = [upstream, endpoint];
+        for counter in [&self.connects, &self.reused, &self.ejections] {
+            let _ = counter.remove_label_values(&labels);
+        }
+        for gauge in [&self.active, &self.pending, &self.ejected] {
+            let _ = gauge.remove_label_values(&labels);
+        }
+        for retry in Retry::ALL {
+            let _ = self.retries.remove_label_values(&[upstream, endpoint, retry.as_str()]);
+        }
+        for reason in Reason::ALL {
+            for counter in [&self.connect_errors, &self.response_errors] {
+                let _ = counter.remove_label_values(&[upstream, endpoint, reason.as_str()]);
+            }
         }
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! [`AlpnTable`] is immutable but for its cache, so a reload swaps it whole. A list that was seen before costs one
 //! keyed hash and one atomic load. A new list is parsed into a bit set through a hashed index, one look-up for each
-//! name offered, and the lowest bit is the answer: the cost depends on the client's list alone, never on how many
-//! protocols are configured.
+//! name offered, and the bit that comes first in the [`Preference`] is the answer: the cost depends on the client's
+//! list alone, never on how many protocols are configured.
+//!
+//! Preferences come and go with what is known of the upstreams. Each has an identity of its own, which the cache knows
+//! decisions by, so that a new one needs no new table.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
+use std::collections::hash_map::{DefaultHasher, RandomState};
 use std::fmt;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -57,30 +60,65 @@ pub const OFFERED_SETS: usize = 128;
 /// The set number of lists beyond the first [`OFFERED_SETS`] kinds.
 pub const OFFERED_OVERFLOW: usize = OFFERED_SETS;
 
-/// Some of a listener's protocols, by their index in its order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Protocols(u64);
+/// In which order clients of a site get a listener's protocols, and which of them at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preference {
+    /// By a protocol's index in the listener's order: one bit each.
+    allowed: u64,
+    /// By index: the place in this order, in which what is not allowed comes last.
+    ranks: [u8; MAX_PROTOCOLS],
+    /// Tells its decisions in the cache from those of others.
+    id: u64,
+}
 
-impl Protocols {
-    pub const ALL: Self = Self(u64::MAX);
+impl Preference {
+    /// `order`: the indices of those that are allowed, most preferred first.
+    pub fn new(order: impl IntoIterator<Item = usize>) -> Self {
+        let (mut allowed, mut ranks, mut next) = (0, [0; MAX_PROTOCOLS], 0);
+        let mut place = |index: usize| {
+            ranks[index] = next;
+            next += 1;
+        };
+        for index in order.into_iter().filter(|&index| index < MAX_PROTOCOLS) {
+            if allowed & 1 << index == 0 {
+                allowed |= 1 << index;
+                place(index);
+            }
+        }
+        (0..MAX_PROTOCOLS).filter(|&index| allowed & 1 << index == 0).for_each(place);
+        let mut hasher = DefaultHasher::new();
+        (allowed, ranks).hash(&mut hasher);
+        Self { allowed, ranks, id: hasher.finish() }
+    }
 
-    pub fn contain(self, index: usize) -> bool {
-        index < MAX_PROTOCOLS && self.0 & (1 << index) != 0
+    pub fn contains(&self, index: usize) -> bool {
+        index < MAX_PROTOCOLS && self.allowed & 1 << index != 0
+    }
+
+    /// The index of the most preferred one of these protocols.
+    fn first(&self, protocols: u64) -> Option<usize> {
+        let mut left = protocols;
+        let each = std::iter::from_fn(|| {
+            let index = (left != 0).then(|| left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            Some(index)
+        });
+        each.min_by_key(|&index| self.ranks[index])
     }
 }
 
-impl FromIterator<usize> for Protocols {
-    fn from_iter<I: IntoIterator<Item = usize>>(indices: I) -> Self {
-        let indices = indices.into_iter().filter(|&index| index < MAX_PROTOCOLS);
-        Self(indices.fold(0, |bits, index| bits | 1 << index))
+/// All of them, in the listener's order.
+impl Default for Preference {
+    fn default() -> Self {
+        Self::new(0..MAX_PROTOCOLS)
     }
 }
 
 /// What a client's list came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    /// Index of the chosen protocol in the listener's order: the first that is allowed, or else the first of all; none:
-    /// nothing in common.
+    /// Index of the chosen protocol in the listener's order: the most preferred one that is allowed, or else the first of
+    /// all; none: nothing in common.
     pub chosen: Option<usize>,
     /// The kind of list, for counting: see [`AlpnTable::offered_label`].
     pub offered: usize,
@@ -106,12 +144,12 @@ pub enum Verdict {
 impl Verdict {
     pub const ALL: [Self; 4] = [Self::Agreed, Self::Absent, Self::Mismatch, Self::NotAllowed];
 
-    /// On a decision among `allowed`; none: the client has no ALPN extension.
-    pub fn on(decision: Option<Decision>, allowed: Protocols) -> Self {
+    /// On a decision by `preference`; none: the client has no ALPN extension.
+    pub fn on(decision: Option<Decision>, preference: &Preference) -> Self {
         match decision.map(|decision| decision.chosen) {
             None => Self::Absent,
             Some(None) => Self::Mismatch,
-            Some(Some(chosen)) if allowed.contain(chosen) => Self::Agreed,
+            Some(Some(chosen)) if preference.contains(chosen) => Self::Agreed,
             Some(Some(_)) => Self::NotAllowed,
         }
     }
@@ -190,23 +228,17 @@ impl AlpnTable {
         })
     }
 
-    /// Decides for a client's list, of which some are `allowed`. `list` gives its names in the client's order, each time
-    /// it is called.
-    pub fn decide<'a, I: Iterator<Item = &'a [u8]>>(&self, allowed: Protocols, list: impl Fn() -> I) -> Decision {
-        let hash = self.hash(allowed, list());
+    /// Decides for a client's list by `preference`. `list` gives its names in the client's order, each time it is called.
+    pub fn decide<'a, I: Iterator<Item = &'a [u8]>>(&self, preference: &Preference, list: impl Fn() -> I) -> Decision {
+        let hash = self.hash(preference, list());
         let slot = &self.cache[hash as usize % CACHE_SLOTS];
         if let Some(decision) = Entry(slot.load(Ordering::Relaxed)).decision(hash) {
             return decision;
         }
         let bits = self.bits(list());
         // The lower half: what is configured.
-        let common = bits as u64;
-        let wanted = if common & allowed.0 != 0 { common & allowed.0 } else { common };
-        let decision = Decision {
-            chosen: (wanted != 0).then_some(wanted.trailing_zeros() as usize),
-            offered: self.offered_set(bits),
-            cached: false,
-        };
+        let decision =
+            Decision { chosen: preference.first(bits as u64), offered: self.offered_set(bits), cached: false };
         slot.store(Entry::new(hash, decision).0, Ordering::Relaxed);
         decision
     }
@@ -217,9 +249,9 @@ impl AlpnTable {
     }
 
     /// A keyed hash (SipHash), so that nobody outside can aim two lists at one entry. Names are delimited by length.
-    fn hash<'a>(&self, allowed: Protocols, list: impl Iterator<Item = &'a [u8]>) -> u64 {
+    fn hash<'a>(&self, preference: &Preference, list: impl Iterator<Item = &'a [u8]>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        hasher.write_u64(allowed.0);
+        hasher.write_u64(preference.id);
         for name in list {
             hasher.write_u8(name.len() as u8);
             hasher.write(name);
@@ -286,18 +318,18 @@ mod tests {
     use super::*;
 
     fn decide(table: &AlpnTable, list: &[&str]) -> Decision {
-        table.decide(Protocols::ALL, || list.iter().map(|name| name.as_bytes()))
+        table.decide(&Preference::default(), || list.iter().map(|name| name.as_bytes()))
     }
 
     #[test]
     fn what_is_allowed_goes_before_what_is_preferred() {
         let table = AlpnTable::new(["h2", "http/1.1", "mqtt"]).unwrap();
         let judge = |allowed: &[usize], list: &[&str]| {
-            let allowed = allowed.iter().copied().collect();
-            let decide = || table.decide(allowed, || list.iter().map(|name| name.as_bytes()));
+            let preference = Preference::new(allowed.iter().copied());
+            let decide = || table.decide(&preference, || list.iter().map(|name| name.as_bytes()));
             let (first, second) = (decide(), decide());
             assert_eq!((first.chosen, first.cached, second.cached), (second.chosen, false, true));
-            (first.chosen, Verdict::on(Some(first), allowed))
+            (first.chosen, Verdict::on(Some(first), &preference))
         };
         // The same list under several rules: none is taken for another's.
         assert_eq!(judge(&[0, 1, 2], &["mqtt", "h2"]), (Some(0), Verdict::Agreed));
@@ -305,7 +337,25 @@ mod tests {
         assert_eq!(judge(&[1], &["mqtt", "h2"]), (Some(0), Verdict::NotAllowed));
         assert_eq!(judge(&[1], &["mqtt"]), (Some(2), Verdict::NotAllowed));
         assert_eq!(judge(&[1], &["ftp"]), (None, Verdict::Mismatch));
-        assert_eq!(Verdict::on(None, Protocols::ALL), Verdict::Absent);
+        assert_eq!(Verdict::on(None, &Preference::default()), Verdict::Absent);
+    }
+
+    #[test]
+    fn a_preference_is_an_order_and_no_other_ones_decision_is_taken_for_it() {
+        let table = AlpnTable::new(["h2", "http/1.1", "mqtt"]).unwrap();
+        let chosen = |order: &[usize], list: &[&str]| {
+            let preference = Preference::new(order.iter().copied());
+            table.decide(&preference, || list.iter().map(|name| name.as_bytes())).chosen
+        };
+        let browser = ["h2", "http/1.1"];
+        for _ in 0..2 {
+            assert_eq!(chosen(&[0, 1, 2], &browser), Some(0));
+            assert_eq!(chosen(&[1, 0], &browser), Some(1));
+            assert_eq!(chosen(&[2, 1, 0], &["h2", "http/1.1", "mqtt"]), Some(2));
+            assert_eq!(chosen(&[1], &["h2"]), Some(0), "in common, though not allowed");
+        }
+        assert_eq!(Preference::new([1, 1, 0, 70]), Preference::new([1, 0]));
+        assert!(!Preference::new([1, 0]).contains(2) && !Preference::default().contains(MAX_PROTOCOLS));
     }
 
     #[test]

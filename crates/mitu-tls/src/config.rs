@@ -31,10 +31,13 @@ pub struct SiteConfig {
 #[serde(deny_unknown_fields)]
 pub struct AlpnPolicy {
     pub mode: AlpnMode,
-    /// Indices into the listener's protocols: those that are allowed.
+    /// Indices into the listener's protocols: those that are allowed, most preferred first.
     pub protocols: Vec<usize>,
     /// Likewise: what clients without ALPN get; none: they are refused.
     pub no_alpn: Option<usize>,
+    /// Under which name the order of `protocols` is learned from what is known of the upstreams; none: it stays.
+    #[serde(default)]
+    pub ranking: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

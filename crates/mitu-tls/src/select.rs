@@ -5,9 +5,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::{AlertDescription, ServerConfig, SupportedCipherSuite};
 
-use crate::alpn::{AlpnTable, Decision, Protocols, Terms, Verdict};
+use crate::alpn::{AlpnTable, Decision, Preference, Terms, Verdict};
 use crate::certificate::{Certificate, Certificates, KeyType};
 use crate::client_hello::ClientHello;
 use crate::config::{AlpnMode, Provider, SiteConfig, TlsPolicy};
@@ -23,23 +24,27 @@ use crate::ticket::{Resumption, TicketScope, Ticketers};
 pub struct Selector {
     pub alpn: AlpnTable,
     names: ServerNameTable,
-    rules: Vec<Rules>,
+    /// What is offered, in the listener's order.
+    offers: Vec<Arc<str>>,
+    /// Of those that ask for a name that nobody has.
+    strangers: Preference,
     sites: Vec<Site>,
     prepared: Vec<Prepared>,
 }
 
-/// An ALPN policy, its protocols by their place among those that are offered. Sites share it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// An ALPN policy, its protocols by their place among those that are offered.
+#[derive(Debug)]
 struct Rules {
     mode: AlpnMode,
-    allowed: Protocols,
+    /// As configured, most preferred first.
+    allowed: Vec<usize>,
     no_alpn: Option<usize>,
 }
 
 impl Rules {
     /// Whether a client can come to have this protocol.
     fn serve(&self, protocol: usize) -> bool {
-        self.mode == AlpnMode::Observe || self.allowed.contain(protocol) || self.no_alpn == Some(protocol)
+        self.mode == AlpnMode::Observe || self.allowed.contains(&protocol) || self.no_alpn == Some(protocol)
     }
 }
 
@@ -47,8 +52,11 @@ impl Rules {
 struct Site {
     /// The first server name, for labels.
     name: Arc<str>,
-    /// Index into the selector's.
-    rules: usize,
+    rules: Rules,
+    /// What is in force: the configured order, or the one that the site's ranking has come to.
+    preference: ArcSwap<Preference>,
+    /// The ranking that orders its protocols.
+    ranking: Option<String>,
     /// Where in `prepared` each protocol's configurations are, one for each certificate. Empty: nobody gets it.
     protocols: Vec<Range<usize>>,
     /// The same for a client whose offers are passed over.
@@ -145,7 +153,6 @@ impl Selector {
             .iter()
             .map(|offer| PreparedPolicy::new(offer.policy, offer.alpn, secrets))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut rules = Vec::new();
         let mut sites = Vec::with_capacity(config.sites.len());
         let mut prepared = Vec::with_capacity(config.sites.len() * policies.len());
         for site in config.sites {
@@ -193,17 +200,15 @@ impl Selector {
                     unasked = Some(prepare(None)?);
                 }
             }
-            let known = rules.iter().position(|known| *known == own);
-            let rules = known.unwrap_or_else(|| {
-                rules.push(own);
-                rules.len() - 1
-            });
-            sites.push(Site { name, rules, protocols: blocks, unasked });
+            let preference = ArcSwap::from_pointee(Preference::new(own.allowed.iter().copied()));
+            let ranking = site.alpn.ranking.clone();
+            sites.push(Site { name, rules: own, preference, ranking, protocols: blocks, unasked });
         }
         Ok(Self {
             alpn: AlpnTable::new(config.protocols.iter().map(|offer| offer.alpn))?,
             names: ServerNameTable::new(config.sites, config.default_site)?,
-            rules,
+            offers: config.protocols.iter().map(|offer| offer.alpn.into()).collect(),
+            strangers: Preference::default(),
             sites,
             prepared,
         })
@@ -214,13 +219,17 @@ impl Selector {
         &self.prepared
     }
 
-    /// How many ALPN policies its sites have, and the one of a site.
-    pub fn policies(&self) -> usize {
-        self.rules.len()
-    }
-
-    pub fn policy(&self, site: usize) -> usize {
-        self.sites[site].rules
+    /// From here on the sites of `ranking` have this order, most preferred first; what it leaves out is to them as what is
+    /// not allowed.
+    pub fn rank(&self, ranking: &str, order: &[String]) {
+        let place = |name: &String| self.offers.iter().position(|offer| **offer == **name);
+        for site in self.sites.iter().filter(|site| site.ranking.as_deref() == Some(ranking)) {
+            let allowed = &site.rules.allowed;
+            let preference = Preference::new(order.iter().filter_map(place).filter(|place| allowed.contains(place)));
+            if **site.preference.load() != preference {
+                site.preference.store(Arc::new(preference));
+            }
+        }
     }
 
     /// How many sites there are, and how one is called: its first server name, and its mode.
@@ -230,7 +239,7 @@ impl Selector {
 
     pub fn site(&self, site: usize) -> (&str, AlpnMode) {
         let Site { name, rules, .. } = &self.sites[site];
-        (name, self.rules[*rules].mode)
+        (name, rules.mode)
     }
 
     /// On what terms a client has what it asked for.
@@ -242,10 +251,16 @@ impl Selector {
 
     pub fn select(&self, hello: &ClientHello<'_>) -> Result<Selection<'_>, Refusal> {
         let found = self.names.find(hello.server_name.as_deref()).filter(|&site| site < self.sites.len());
-        let allowed = found.map_or(Protocols::ALL, |site| self.rules[self.sites[site].rules].allowed);
-        let decide = || self.alpn.decide(allowed, || hello.alpn().into_iter().flatten());
-        let decision = hello.alpn().is_some().then(decide);
-        let asked = Asked { site: found, decision, verdict: Verdict::on(decision, allowed) };
+        let decision = |preference: &Preference| {
+            let decide = || self.alpn.decide(preference, || hello.alpn().into_iter().flatten());
+            let decision = hello.alpn().is_some().then(decide);
+            (decision, Verdict::on(decision, preference))
+        };
+        let (decision, verdict) = match found {
+            Some(site) => decision(&self.sites[site].preference.load()),
+            None => decision(&self.strangers),
+        };
+        let asked = Asked { site: found, decision, verdict };
         let refuse = |error| Refusal { error, asked };
         let unknown = || refuse(HandshakeError::Refused(AlertDescription::UnrecognisedName));
         let site = found.map(|site| &self.sites[site]).ok_or_else(unknown)?;
@@ -263,7 +278,7 @@ impl Selector {
 
     /// The configurations that a site has for a client; none: it is refused.
     fn block(&self, site: &Site, asked: &Asked) -> Option<Range<usize>> {
-        let rules = &self.rules[site.rules];
+        let rules = &site.rules;
         let protocol = match asked.verdict {
             Verdict::Agreed => asked.decision?.chosen,
             Verdict::NotAllowed => asked.decision?.chosen.filter(|_| rules.mode == AlpnMode::Observe),

@@ -52,7 +52,7 @@ mod tests {
     use crate::config::{AlpnMode, AlpnPolicy};
 
     fn site(names: &[&str]) -> SiteConfig {
-        let alpn = AlpnPolicy { mode: AlpnMode::Lenient, protocols: vec![], no_alpn: None };
+        let alpn = AlpnPolicy { mode: AlpnMode::Lenient, protocols: vec![], no_alpn: None, ranking: None };
         SiteConfig { names: names.iter().map(ToString::to_string).collect(), certificates: vec![], alpn }
     }
 

@@ -50,11 +50,15 @@ type Outcomes = Arc<Mutex<Vec<Result<Chosen, &'static str>>>>;
 
 /// Serves `selector` until the test ends.
 async fn serve(selector: Selector) -> (std::net::SocketAddr, Outcomes) {
+    serve_shared(Arc::new(selector)).await
+}
+
+/// The same with one that is changed meanwhile.
+async fn serve_shared(selector: Arc<Selector>) -> (std::net::SocketAddr, Outcomes) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let outcomes = Outcomes::default();
     let told = outcomes.clone();
-    let selector = Arc::new(selector);
     tokio::spawn(async move {
         loop {
             let (tcp, _) = listener.accept().await.unwrap();
@@ -157,7 +161,7 @@ fn policy(provider: Provider, min_version: Version, client_auth: ClientAuthConfi
 
 /// A policy that lets every protocol be, `count` of them.
 fn lenient(count: usize, no_alpn: Option<usize>) -> AlpnPolicy {
-    AlpnPolicy { mode: AlpnMode::Lenient, protocols: (0..count).collect(), no_alpn }
+    AlpnPolicy { mode: AlpnMode::Lenient, protocols: (0..count).collect(), no_alpn, ranking: None }
 }
 
 /// `h2` wants TLS 1.3, `mqtt` allows 1.2 and a client certificate, `private/1` demands one.
@@ -429,11 +433,43 @@ async fn nothing_in_common_is_an_alert_and_no_alpn_a_setting() {
     }
 }
 
+/// A ranking orders the sites that have it, and what it leaves out is to them as what is not allowed.
+#[tokio::test]
+async fn an_order_that_changes_is_the_next_handshakes() {
+    let pki = pki(AWS_LC);
+    let ranked = AlpnPolicy { ranking: Some("edge".to_owned()), ..lenient(2, Some(0)) };
+    let selector = Arc::new(selector_with(&pki, [lenient(2, Some(0)), ranked], Some(0)));
+    let (address, _) = serve_shared(selector.clone()).await;
+    let negotiated = async |name: &'static str, alpn: &'static [&'static str]| {
+        let client = Client { alpn, ..Client::default() };
+        connect(address, name, client.config()).await.ok().flatten()
+    };
+    let both = &["h2", "mqtt"];
+    let (h2, mqtt) = (Some("h2".to_owned()), Some("mqtt".to_owned()));
+    assert_eq!(negotiated("b.test", both).await, h2);
+    for order in [vec!["mqtt", "h2"], vec!["unknown", "mqtt", "h2", "private/1"]] {
+        selector.rank("edge", &order.into_iter().map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(negotiated("b.test", both).await, mqtt);
+        assert_eq!(negotiated("a.test", both).await, h2, "another site's order stays");
+        assert_eq!(negotiated("b.test", &["private/1"]).await, None, "not allowed before either");
+    }
+    selector.rank("another", &["h2".to_owned()]);
+    assert_eq!(negotiated("b.test", both).await, mqtt);
+    selector.rank("edge", &["h2".to_owned()]);
+    assert_eq!(negotiated("b.test", both).await, h2);
+    assert_eq!(negotiated("b.test", &["mqtt"]).await, None);
+}
+
 /// What a client of `name` gets under each mode: the protocol that TLS has agreed on, and the one that it is served.
 #[tokio::test]
 async fn each_server_name_has_its_own_alpn_policy() {
     let pki = pki(AWS_LC);
-    let policy = |mode, protocols: &[usize], no_alpn| AlpnPolicy { mode, protocols: protocols.to_vec(), no_alpn };
+    let policy = |mode, protocols: &[usize], no_alpn| AlpnPolicy {
+        mode,
+        protocols: protocols.to_vec(),
+        no_alpn,
+        ranking: None,
+    };
     let (refused, agreed) = (None, |alpn: &str, protocol| Some((Some(alpn.to_owned()), protocol)));
     let unasked = |protocol| Some((None, protocol));
     // Offers of `h2`; of `mqtt`; of `h2` and `mqtt`; of something else; none.

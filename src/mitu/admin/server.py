@@ -116,6 +116,8 @@ class AdminServer:
                 web.get("/connections", self._connections),
                 web.get("/certificates", self._certificates),
                 web.get("/config", self._config),
+                web.get("/discovery", self._discovery),
+                web.get("/alpn", self._alpn),
                 web.post("/reload", self._reload_now),
                 web.post("/drain", self._begin_drain),
             ]
@@ -150,11 +152,8 @@ class AdminServer:
         return web.Response(body=self._gateway.metrics().encode(), headers=kind)
 
     async def _connections(self, request: web.Request) -> web.Response:
-        try:
-            limit = int(request.query.get("limit", "1000"))
-        except ValueError:
-            limit = 0
-        if not 1 <= limit <= 100_000:
+        limit = _number(request, "limit", 1000, 100_000)
+        if limit is None:
             return problem(400, "'limit' must be a number from 1 to 100000")
         return web.json_response(self._gateway.connections(limit))
 
@@ -163,6 +162,15 @@ class AdminServer:
 
     async def _config(self, _: web.Request) -> web.Response:
         return web.json_response(self._gateway.configuration())
+
+    async def _discovery(self, _: web.Request) -> web.Response:
+        return web.json_response(self._gateway.services())
+
+    async def _alpn(self, request: web.Request) -> web.Response:
+        decisions = _number(request, "decisions", 20, 1000)
+        if decisions is None:
+            return problem(400, "'decisions' must be a number from 1 to 1000")
+        return web.json_response(self._gateway.alpn_rankings(decisions))
 
     async def _reload_now(self, _: web.Request) -> web.Response:
         try:
@@ -176,3 +184,12 @@ class AdminServer:
     async def _begin_drain(self, _: web.Request) -> web.Response:
         self._drain()
         return web.json_response({"ok": True, "connections": self._gateway.active}, status=202)
+
+
+def _number(request: web.Request, name: str, default: int, most: int) -> int | None:
+    """A number in the query, from 1 to `most`; None: it is something else."""
+    try:
+        number = int(request.query.get(name, default))
+    except ValueError:
+        return None
+    return number if 1 <= number <= most else None

@@ -13,7 +13,20 @@ from mitu.config.diagnostic import nearest
 
 # Each is a module of this package with a function `command`, or an `app` of several. The order is that of
 # `mitu --help`.
-COMMANDS = ("run", "check", "reload", "status", "drain", "schema", "explain", "crypto", "bench", "dev")
+COMMANDS = (
+    "run",
+    "check",
+    "reload",
+    "status",
+    "drain",
+    "discover",
+    "alpn",
+    "schema",
+    "explain",
+    "crypto",
+    "bench",
+    "dev",
+)
 
 
 class _Commands(TyperGroup):

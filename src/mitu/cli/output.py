@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from enum import IntEnum
 from typing import Any, NoReturn
 
@@ -13,6 +15,7 @@ from rich.text import Text
 from mitu.config.diagnostic import Diagnostic, Report
 
 _SOURCE_WIDTH = 140
+_WIDTH = 200
 
 
 class Exit(IntEnum):
@@ -27,7 +30,10 @@ class Exit(IntEnum):
 
 def console(*, stderr: bool = False) -> Console:
     """A console for people. Rich itself honours NO_COLOR and drops colours where no terminal reads."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    stream = sys.stderr if stderr else sys.stdout
+    # Where no terminal has a width, nothing is cut off for it.
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
 
 
 def print_json(value: Any) -> None:

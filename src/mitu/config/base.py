@@ -10,14 +10,21 @@ from pydantic_core import CoreSchema
 from mitu.config.types import fail, shown
 
 
+def switch(value: object) -> object:
+    """`true` in place of a mapping stands for all defaults, `false` for leaving it out."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
 class Model(BaseModel):
     """Frozen, and refuses fields that it does not know.
 
-    `shorthand` names the field that a bare string stands for: `h2` for `{alpn: h2}`.
+    `shorthand` names the field that a bare string stands for: `h2` for `{alpn: h2}`. `unwatched`: paths of which no
+    change is a change of the configuration.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, protected_namespaces=())
     shorthand: ClassVar[str | None] = None
+    unwatched: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def expand(cls, value: object) -> object:

@@ -13,12 +13,14 @@ from typing import Any
 
 from mitu.config.alpn_policy import alpn_policy
 from mitu.config.certificates import Inspector, Pair, covered
+from mitu.config.compile_resilience import compile_resilience
 from mitu.config.compile_routes import compile_routes
 from mitu.config.connection_limits import connection_limits, kept_files
 from mitu.config.diagnostic import Diagnostic, Loc, Report
 from mitu.config.listeners import Listener, Protocol, SiteSettings
 from mitu.config.model import Config, Handshakes, Rate
 from mitu.config.policy import Policy, effective
+from mitu.config.provider_files import check_provider_files
 from mitu.config.sites import DEAR, Candidate, dear_certificates, default_site, derive_sites
 from mitu.config.tickets import ticket_settings
 from mitu.config.types import split_host_port
@@ -109,6 +111,7 @@ class Compiler:
             self._listener(one, ("listeners", at), connections[at]) for at, one in enumerate(config.listeners)
         ]
         upstreams = [self._upstream(one, ("upstreams", at)) for at, one in enumerate(config.upstreams)]
+        check_provider_files(config.discovery, self.inspector)
         return {
             "workers": workers,
             "scheduler": config.runtime.scheduler,
@@ -183,6 +186,7 @@ class Compiler:
                 "request_header_ms": milliseconds(timeouts.request_header),
                 "idle_ms": milliseconds(timeouts.idle),
                 "relay_idle_ms": milliseconds(timeouts.relay_idle),
+                "relay_drain_ms": None if timeouts.relay_drain is None else milliseconds(timeouts.relay_drain),
             },
         }
 
@@ -306,6 +310,8 @@ class Compiler:
             "connect_timeout_ms": milliseconds(upstream.timeouts.connect),
             "idle_timeout_ms": milliseconds(upstream.timeouts.idle),
             "max_idle": upstream.max_idle,
+            "drain_ms": milliseconds(upstream.timeouts.drain),
+            **compile_resilience(upstream),
         }
 
     def _upstream_tls(self, upstream: Upstream, loc: Loc) -> dict[str, Any] | None:
@@ -354,6 +360,7 @@ def _alpn(listener: Listener, site: SiteSettings | None) -> dict[str, Any]:
         "mode": policy.mode,
         "protocols": [names.index(name) for name in policy.protocols],
         "no_alpn": names.index(policy.no_alpn) if policy.no_alpn in names else None,
+        "ranking": policy.ranking,
     }
 
 

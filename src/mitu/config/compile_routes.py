@@ -148,5 +148,13 @@ def _action(route: Route) -> dict[str, Any]:
             "host": redirect.host,
             "path": redirect.path,
         }
-    timeout = route.timeout or DEFAULT_TIMEOUT
-    return {"kind": "upstream", "upstream": route.upstream, "timeout_ms": round(timeout / timedelta(milliseconds=1))}
+    return {
+        "kind": "upstream",
+        "upstream": route.upstream,
+        "timeout_ms": _milliseconds(route.timeout or DEFAULT_TIMEOUT),
+        "try_timeout_ms": None if route.try_timeout is None else _milliseconds(route.try_timeout),
+    }
+
+
+def _milliseconds(value: timedelta) -> int:
+    return round(value / timedelta(milliseconds=1))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from mitu.config.base import Model
+from mitu.config.base import Model, switch
 from mitu.config.routes import Route
 from mitu.config.tls import ListenerTls, TlsSettings
 from mitu.config.types import (
@@ -21,6 +21,7 @@ from mitu.config.types import (
     Name,
     Network,
     SizeRange,
+    fail,
 )
 
 HTTP_PROTOCOLS = ("h3", "h2", "http/1.1")
@@ -54,6 +55,40 @@ class Protocol(Model):
         return self.alpn == H3 and self.is_http
 
 
+class ProtocolScore(Model):
+    """What a protocol is worth, by the health of those who speak it."""
+
+    base: Annotated[int, IntRange(1, 1000)] = Field(description="While they are healthy.")
+    degraded: Annotated[int, IntRange(-1000, 0)] = Field(default=0, description="Added while they are degraded.")
+    unavailable: Annotated[int, IntRange(-1000, 0)] = Field(
+        default=0, description="Added while they are unavailable; never more than for `degraded`."
+    )
+
+    @model_validator(mode="after")
+    def _falling(self) -> ProtocolScore:
+        if not self.degraded >= self.unavailable >= -self.base:
+            hint = "the worse its health the less it is worth, and never less than nothing"
+            fail("E022", "scores fall from healthy to degraded to unavailable, down to 0 at most", hint=hint)
+        return self
+
+
+class AlpnRanking(Model):
+    """How the order of protocols follows what is known of the upstreams behind them; `true` for all defaults."""
+
+    scores: dict[Alpn, ProtocolScore] = Field(
+        default={},
+        description="By protocol. Known are `h3` 12/-3/-7, `h2` 10/-2/-5 and `http/1.1` 6/-1/-3; others are 4/-1/-2.",
+    )
+    hold: Annotated[timedelta, DurationRange("0s", "1h")] = Field(
+        default=timedelta(seconds=5),
+        description="An instance that has become worse counts as that for so long at least.",
+    )
+    upstreams: tuple[Name, ...] | None = Field(
+        default=None,
+        description="Those that routes' protocols are judged by; all that the routes lead to when left out.",
+    )
+
+
 class SiteSettings(Model):
     """What differs from the listener's ALPN settings for some server names."""
 
@@ -64,6 +99,11 @@ class SiteSettings(Model):
     protocols: tuple[Alpn, ...] | None = Field(
         default=None,
         description="Those of the listener's protocols that clients of these names get; all of them when left out.",
+    )
+    alpn_order: tuple[Alpn, ...] | None = Field(
+        default=None,
+        description="In place of `protocols`: those that clients get, most preferred first; the order stays, whatever"
+        " becomes of the upstreams.",
     )
     no_alpn: Alpn | None = Field(
         default=None,
@@ -136,6 +176,12 @@ class Timeouts(Model):
     relay_idle: Annotated[timedelta, DurationRange("1s", "7d")] = Field(
         default=timedelta(hours=1), description="A relay on which nothing moves in either direction."
     )
+    relay_drain: Annotated[timedelta, DurationRange("0s", "4h")] | None = Field(
+        default=None,
+        description="Relays and WebSockets end within this time once the listener drains, each at a moment of its own."
+        " When left out: those of a listener that a reload removes stay, and a gateway that ends takes 80 % of the"
+        " time that it has.",
+    )
 
 
 class Listener(Model):
@@ -156,6 +202,13 @@ class Listener(Model):
         description="Clients whose ALPN does not lead to a protocol. `lenient`: those without ALPN get `no_alpn`,"
         " those that have nothing in common are refused; `strict`: both are refused; `observe`: both get `no_alpn`,"
         " and what `strict` would refuse is counted.",
+    )
+    alpn_ranking: Annotated[
+        AlpnRanking | None, BeforeValidator(switch, json_schema_input_type=AlpnRanking | bool | None)
+    ] = Field(
+        default=None,
+        description="Protocols in the order of what they are worth now, by the health of the upstreams behind them;"
+        " what none of their instances speaks is not offered. When left out, the order is that of `protocols`.",
     )
     sites: tuple[SiteSettings, ...] = Field(
         default=(), description="What differs for some server names; everybody else gets what the listener says."

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, SecretStr, field_serializer, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from mitu.config.base import Model
+from mitu.config.discovery import Discovery
 from mitu.config.listeners import Listener
+from mitu.config.secret import Secret
 from mitu.config.source import Document
 from mitu.config.types import (
     Bind,
@@ -43,30 +45,6 @@ class Runtime(Model):
         description="`per_core`: a thread, an event loop and a socket per worker; `work_stealing`: one runtime whose"
         " threads share all connections.",
     )
-
-
-class Secret(Model):
-    """A secret: `{file: path}`, or text (better from `${ENV}` than as written)."""
-
-    shorthand: ClassVar[str | None] = "value"
-    value: SecretStr | None = Field(default=None, description="The secret itself.")
-    file: ConfigPath | None = Field(default=None, description="The file that holds it; the last newline is dropped.")
-
-    @model_validator(mode="after")
-    def _one(self) -> Secret:
-        if (self.value is None) == (self.file is None):
-            fail("E022", "a secret is exactly one of these", allowed=("text", "{file: path}"))
-        return self
-
-    @field_serializer("value")
-    def _redact(self, value: SecretStr | None) -> str | None:
-        return None if value is None else "(redacted)"
-
-    def reveal(self) -> str:
-        """The secret. OSError or UnicodeDecodeError when its file cannot be read."""
-        if self.file is not None:
-            return self.file.read_text(encoding="utf-8").removesuffix("\n")
-        return "" if self.value is None else self.value.get_secret_value()
 
 
 class Admin(Model):
@@ -202,6 +180,7 @@ class Config(Model):
     tickets: Tickets = Field(default=Tickets(), description="Session tickets.")
     handshakes: Handshakes = Field(default=Handshakes(), description="How handshakes take turns.")
     overload: Overload = Field(default=Overload(), description="What is done when memory runs short.")
+    discovery: Discovery = Field(default=Discovery(), description="Where upstreams learn of their instances.")
     listeners: tuple[Listener, ...] = Field(description="TLS ports.")
     upstreams: tuple[Upstream, ...] = Field(default=(), description="Groups of endpoints that routes send to.")
 

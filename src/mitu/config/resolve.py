@@ -35,7 +35,8 @@ def _listener(listener: Listener, form: dict[str, Any]) -> None:
     form["no_alpn"] = effective_no_alpn(listener)
     for site, one in zip(listener.sites, form["sites"], strict=True):
         policy = alpn_policy(listener, site)
-        one |= {"alpn_mode": policy.mode, "protocols": list(policy.protocols), "no_alpn": policy.no_alpn}
+        protocols = None if site.alpn_order is not None else list(policy.protocols)
+        one |= {"alpn_mode": policy.mode, "protocols": protocols, "no_alpn": policy.no_alpn}
     for protocol, one in zip(listener.protocols, form["protocols"], strict=True):
         one["tls"] = _policy(listener, protocol)
     for name, route, one in zip(route_names(listener.routes), listener.routes, form["routes"], strict=True):

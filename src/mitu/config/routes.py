@@ -277,6 +277,11 @@ class Route(Model):
         description="From the request's arrival to the end of the upstream's response headers; over: 504. 60s when"
         " left out.",
     )
+    try_timeout: Annotated[timedelta, DurationRange("1ms", "1d")] | None = Field(
+        default=None,
+        description="The same for one try: over, another is made where the upstream's `retries` allow it, else 504."
+        " `timeout` alone when left out.",
+    )
 
     @model_validator(mode="after")
     def _one_action(self) -> Route:

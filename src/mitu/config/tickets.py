@@ -6,7 +6,8 @@ from typing import Any
 
 from mitu.config.certificates import Inspector
 from mitu.config.diagnostic import Loc
-from mitu.config.model import Secret, Tickets
+from mitu.config.model import Tickets
+from mitu.config.secret import Secret
 
 MIN_SECRET = 32
 """Bytes; fewer could be guessed by who has recorded a ticket. The data plane refuses them too."""

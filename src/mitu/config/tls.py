@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
@@ -174,8 +174,3 @@ class UpstreamTls(Model):
     )
     key: ConfigPath | None = Field(default=None, description="PEM file with the key of `certificate`.")
     verify: Bool = Field(default=True, description="False accepts any certificate: for tests only.")
-
-
-def upstream_tls(value: Any) -> Any:
-    """`true` and `false` in place of a mapping."""
-    return {True: {}, False: None}[value] if isinstance(value, bool) else value

@@ -203,16 +203,26 @@ def format_share(value: float) -> str:
     return f"{value * 100:g}%"
 
 
-def _share(value: object) -> float:
+def _parse_share(value: object) -> float:
     if isinstance(value, float):
-        parsed = value
-    else:
-        match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%", value) if isinstance(value, str) else None
-        if match is None:
-            fail("E014", f"expected a share, found {shown(value)}", allowed=("85%",))
-        parsed = float(match[1]) / 100
+        return value
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%", value) if isinstance(value, str) else None
+    if match is None:
+        fail("E014", f"expected a share, found {shown(value)}", allowed=("85%",))
+    return float(match[1]) / 100
+
+
+def _share(value: object) -> float:
+    parsed = _parse_share(value)
     if not 0 < parsed <= 1:
         fail("E016", f"{format_share(parsed)} is out of range", allowed=("0.001% to 100%",))
+    return parsed
+
+
+def _share_or_nothing(value: object) -> float:
+    parsed = _parse_share(value)
+    if not 0 <= parsed <= 1:
+        fail("E016", f"{format_share(parsed)} is out of range", allowed=("0% to 100%",))
     return parsed
 
 
@@ -286,6 +296,27 @@ def _endpoint(value: object) -> str:
     if ip_address(parts[0]) is None and (re.fullmatch(r"[0-9.]+", parts[0]) or not is_host_name(parts[0].lower())):
         fail("E019", f"{shown(parts[0])} is neither an IP address nor a host name", allowed=allowed)
     return text
+
+
+def _socket_name(value: object) -> str:
+    text = text_of(value)
+    if text.startswith("unix:"):
+        fail("E019", f"{shown(text)} is not a server's address", allowed=("host:port", "[v6]:port"))
+    return _endpoint(text)
+
+
+def _http_url(value: object) -> str:
+    text = text_of(value)
+    allowed = ("http://host:port", "https://host:port")
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in ("http", "https"):
+        hint = f"write http://{text}" if not separator else None
+        fail("E019", f"{shown(text)} is not the URL of a server", allowed=allowed, hint=hint)
+    address = rest.rstrip("/")
+    if re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/?#@\s]+)(:[0-9]{1,5})?", address) is None:
+        hint = "a password has a setting of its own" if "@" in rest else "leave path and query out"
+        fail("E019", f"{shown(text)} is not the URL of a server", allowed=allowed, hint=hint)
+    return f"{scheme}://{address}"
 
 
 def is_host_name(text: str) -> bool:
@@ -425,12 +456,14 @@ Bind = Annotated[str, BeforeValidator(_bind), _schema(examples=["127.0.0.1:8443"
 EndpointAddress = Annotated[
     str, BeforeValidator(_endpoint), _schema(examples=["127.0.0.1:8080", "unix:/run/app.sock"])
 ]
-Share = Annotated[
-    float,
-    BeforeValidator(_share, json_schema_input_type=str),
+SocketName = Annotated[str, BeforeValidator(_socket_name), _schema(examples=["10.0.0.53:53"])]
+HttpUrl = Annotated[str, BeforeValidator(_http_url), _schema(format="uri", examples=["http://127.0.0.1:8500"])]
+_SHARE = (
     PlainSerializer(format_share, return_type=str),
     _schema(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3})?%$", examples=["85%"]),
-]
+)
+Share = Annotated[float, BeforeValidator(_share, json_schema_input_type=str), *_SHARE]
+ShareOrNothing = Annotated[float, BeforeValidator(_share_or_nothing, json_schema_input_type=str), *_SHARE]
 HostPattern = Annotated[str, BeforeValidator(_host_pattern), _schema(examples=["example.com", "*.example.com"])]
 Network = Annotated[str, BeforeValidator(_network), _schema(examples=["10.0.0.0/8"])]
 HeaderName = Annotated[str, BeforeValidator(_header_name), AfterValidator(str.lower), _schema()]

@@ -7,9 +7,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mitu.config.base import Model
-from mitu.config.tls import UpstreamTls, upstream_tls
-from mitu.config.types import Bool, DurationRange, EndpointAddress, HeaderName, IntRange, Name, fail
+from mitu.config.base import Model, switch
+from mitu.config.discovery import Discover, HealthCheck
+from mitu.config.resilience import EndpointLimits, OutlierDetection, Retries, detection
+from mitu.config.tls import UpstreamTls
+from mitu.config.types import Bool, DurationRange, EndpointAddress, HeaderName, IntRange, Name, ShareOrNothing, fail
 
 
 class Endpoint(Model):
@@ -28,8 +30,10 @@ class HashKey(Model):
     """What the hash balancer looks at."""
 
     shorthand: ClassVar[str | None] = "on"
-    on: Literal["client_address", "path", "server_name"] | None = Field(
-        default=None, description="A property of the connection or request."
+    on: Literal["client_address", "path", "server_name", "mqtt_client_id"] | None = Field(
+        default=None,
+        description="A property of the connection or request; `mqtt_client_id` is for relays: what the client's"
+        " CONNECT says, or its address where that is empty.",
     )
     header: HeaderName | None = Field(default=None, description="The value of a request header.")
 
@@ -39,7 +43,7 @@ class HashKey(Model):
             fail(
                 "E022",
                 "a hash looks at exactly one thing",
-                allowed=("client_address", "path", "server_name", "header"),
+                allowed=("client_address", "path", "server_name", "mqtt_client_id", "header"),
             )
         return self
 
@@ -76,21 +80,43 @@ class UpstreamTimeouts(Model):
     idle: Annotated[timedelta, DurationRange("1s", "1d")] = Field(
         default=timedelta(seconds=60), description="How long an unused connection is kept."
     )
+    drain: Annotated[timedelta, DurationRange("0s", "4h")] = Field(
+        default=timedelta(seconds=30),
+        description="Relays and WebSockets to an endpoint that has been removed end within this time, each at a moment"
+        " of its own.",
+    )
 
 
 class Upstream(Model):
     """A named group of endpoints that routes and relays send to."""
 
     name: Name = Field(description="What routes and relays call it.")
-    endpoints: tuple[Endpoint, ...] = Field(description="Its addresses.")
+    endpoints: tuple[Endpoint, ...] = Field(default=(), description="Its addresses; or else `discover`.")
+    discover: Discover | None = Field(default=None, description="Where its instances are registered.")
+    health_check: Annotated[
+        HealthCheck | None, BeforeValidator(switch, json_schema_input_type=HealthCheck | bool | None)
+    ] = Field(default=None, description="What each instance is asked, again and again; `true` for all defaults.")
+    panic_threshold: ShareOrNothing = Field(
+        default=0.5,
+        description="While less than this share of the weight is healthy, degraded instances are used too; while less"
+        " of it is one or the other, all of them. `0%`: unavailable ones never.",
+    )
+    prefer_zone: Bool = Field(
+        default=False,
+        description="Only instances of the gateway's own zone (`discovery.zone`), while enough of them are healthy.",
+    )
+    probe_alpn: Bool = Field(
+        default=False,
+        description="Ask instances whose registry does not say so which protocols they speak, in TLS handshakes.",
+    )
     balancer: Balancer = Field(default=Balancer(), description="How an endpoint is chosen.")
     protocol: Literal["http/1.1", "h2", "auto"] = Field(
         default="http/1.1",
         description="For routes: what it speaks; `h2` in the clear is by prior knowledge, `auto` asks by ALPN.",
     )
-    tls: Annotated[
-        UpstreamTls | None, BeforeValidator(upstream_tls, json_schema_input_type=UpstreamTls | bool | None)
-    ] = Field(default=None, description="TLS to the endpoints; none when left out, `true` for all defaults.")
+    tls: Annotated[UpstreamTls | None, BeforeValidator(switch, json_schema_input_type=UpstreamTls | bool | None)] = (
+        Field(default=None, description="TLS to the endpoints; none when left out, `true` for all defaults.")
+    )
     proxy_protocol: Bool = Field(
         default=False,
         description="Send a PROXY v2 header with ALPN, server name and TLS details first (relays only).",
@@ -98,4 +124,21 @@ class Upstream(Model):
     timeouts: UpstreamTimeouts = Field(default=UpstreamTimeouts(), description="Bounds on waiting.")
     max_idle: Annotated[int, IntRange(0, 65536)] = Field(
         default=64, description="Unused connections kept per endpoint and worker."
+    )
+    outlier_detection: Annotated[
+        OutlierDetection, BeforeValidator(detection, json_schema_input_type=OutlierDetection | bool)
+    ] = Field(
+        default=OutlierDetection(), description="When an endpoint is left alone that keeps failing; `false`: never."
+    )
+    slow_start: Annotated[timedelta, DurationRange("100ms", "1h")] | None = Field(
+        default=None,
+        description="How long an endpoint that is new, or back, takes from a tenth of its share to all of it;"
+        " when left out it has all of it at once. Not for the `hash` balancer.",
+    )
+    limits: EndpointLimits = Field(default=EndpointLimits(), description="What one endpoint is asked for at once.")
+    retries: Retries = Field(default=Retries(), description="When a request is sent once more.")
+    hedge_after: Annotated[timedelta, DurationRange("1ms", "1m")] | None = Field(
+        default=None,
+        description="A GET, HEAD or OPTIONS without a body that has no response by then is sent to a second endpoint"
+        " as well, and the first response counts; never when left out.",
     )

@@ -9,6 +9,7 @@ from mitu.config.diagnostic import Diagnostic, Loc, format_loc, nearest
 from mitu.config.model import Config
 from mitu.config.prune import Cut
 from mitu.config.types import ip_address, split_host_port
+from mitu.config.upstreams import Upstream
 
 
 class Findings:
@@ -40,6 +41,7 @@ class Findings:
 
 def validate(config: Config, cut: Cut | None = None) -> list[Diagnostic]:
     """Everything that is wrong between the fields of `config`."""
+    from mitu.config.validate_discovery import check_discovery
     from mitu.config.validate_listener import check_listener
     from mitu.config.validate_routes import check_routes
 
@@ -50,6 +52,7 @@ def validate(config: Config, cut: Cut | None = None) -> list[Diagnostic]:
     for at, listener in enumerate(config.listeners):
         check_listener(findings, listener, ("listeners", at))
         check_routes(findings, listener, ("listeners", at))
+    check_discovery(findings)
     _check_references(findings)
     _check_admin(findings)
     return findings.found
@@ -111,8 +114,9 @@ def _check_upstreams(findings: Findings) -> None:
     for at, upstream in enumerate(findings.config.upstreams):
         loc: Loc = ("upstreams", at)
         if not upstream.endpoints:
-            if findings.complete(*loc):
-                findings.add("E023", f"upstream '{upstream.name}' has no endpoints", (*loc, "endpoints"))
+            if upstream.discover is None and findings.complete(*loc):
+                hint = "list 'endpoints', or name a service to 'discover'"
+                findings.add("E023", f"upstream '{upstream.name}' has no endpoints", (*loc, "endpoints"), hint=hint)
         elif findings.complete(*loc) and not any(one.weight for one in upstream.endpoints):
             hint = "give at least one endpoint a weight above 0"
             findings.add("E058", f"every endpoint of '{upstream.name}' has weight 0", (*loc, "endpoints"), hint=hint)
@@ -164,9 +168,18 @@ def _check_references(findings: Findings) -> None:
                 findings.add(
                     "E059", f"upstream '{route.upstream}' has proxy_protocol, which is for relays", loc, hint=hint
                 )
+            if route.upstream in by_name and _hashes_mqtt(by_name[route.upstream][1]):
+                hint = "hash by a header, or keep a second upstream for relays"
+                message = f"upstream '{route.upstream}' looks at MQTT clients, and requests have none"
+                findings.add("E087", message, loc, hint=hint)
+    used |= {name for one in config.listeners if one.alpn_ranking for name in one.alpn_ranking.upstreams or ()}
     if findings.complete():
         for name in sorted(set(by_name) - used):
             findings.add("W002", f"no route and no relay uses upstream '{name}'", ("upstreams", by_name[name][0]))
+
+
+def _hashes_mqtt(upstream: Upstream) -> bool:
+    return upstream.balancer.hash is not None and upstream.balancer.hash.on == "mqtt_client_id"
 
 
 def _check_reference(findings: Findings, name: str, known: set[str], loc: Loc) -> set[str]:

@@ -107,15 +107,11 @@ def _check_sites(findings: Findings, listener: Listener, loc: Loc) -> None:
             seen.add(name)
         if not findings.complete(*loc, "protocols") or not findings.complete(*where):
             continue
-        if site.protocols == ():
-            findings.add("E023", "an empty list allows nothing", (*where, "protocols"), hint="leave it out for all")
-        for index, name in enumerate(site.protocols or ()):
-            if name not in served:
-                message = f"'{name}' is not among the listener's protocols"
-                closest = nearest(name, served)
-                findings.add(
-                    "E044", message, (*where, "protocols", index), found=name, allowed=served, nearest=closest
-                )
+        if site.alpn_order is not None and site.protocols is not None:
+            hint = "alpn_order says both which protocols there are and in which order; leave 'protocols' out"
+            findings.add("E022", "protocols and alpn_order exclude each other", (*where, "alpn_order"), hint=hint)
+        for key, listed in (("protocols", site.protocols), ("alpn_order", site.alpn_order)):
+            _check_listed(findings, listed, served, (*where, key))
         mode = site.alpn_mode or listener.alpn_mode
         if site.no_alpn in (None, "refuse"):
             continue
@@ -123,12 +119,26 @@ def _check_sites(findings: Findings, listener: Listener, loc: Loc) -> None:
             hint = "clients without ALPN are refused; leave no_alpn out, or set alpn_mode to lenient"
             findings.add("E022", f"no_alpn is '{site.no_alpn}', but alpn_mode is strict", where, hint=hint)
             continue
-        possible = [name for name in on_tcp if mode == "observe" or name in (site.protocols or served)]
+        allowed_here = site.alpn_order or site.protocols or served
+        possible = [name for name in on_tcp if mode == "observe" or name in allowed_here]
         if site.no_alpn not in possible:
             message = f"no_alpn names '{site.no_alpn}', which is not among the site's protocols on TCP"
             allowed = (*dict.fromkeys(possible), "refuse")
             closest = nearest(str(site.no_alpn), allowed)
             findings.add("E044", message, (*where, "no_alpn"), found=site.no_alpn, allowed=allowed, nearest=closest)
+
+
+def _check_listed(findings: Findings, names: tuple[str, ...] | None, served: tuple[str, ...], loc: Loc) -> None:
+    """Protocols that a site names are the listener's."""
+    if names == ():
+        findings.add("E023", "an empty list allows nothing", loc, hint="leave it out for all")
+    for index, name in enumerate(names or ()):
+        if name not in served:
+            message = f"'{name}' is not among the listener's protocols"
+            closest = nearest(name, served)
+            findings.add("E044", message, (*loc, index), found=name, allowed=served, nearest=closest)
+        elif loc[-1] == "alpn_order" and names is not None and name in names[:index]:
+            findings.add("E048", f"'{name}' is listed twice", (*loc, index))
 
 
 def _check_tls(findings: Findings, listener: Listener, loc: Loc) -> None:

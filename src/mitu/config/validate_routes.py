@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 from mitu.config.diagnostic import Loc
 from mitu.config.listeners import Listener
 from mitu.config.policy import effective
-from mitu.config.routes import Filter, HeaderOps, Match, Route
+from mitu.config.routes import DEFAULT_TIMEOUT, Filter, HeaderOps, Match, Route
 from mitu.config.types import shown
 from mitu.config.validate import Findings, unique
 
@@ -43,6 +44,8 @@ def check_routes(findings: Findings, listener: Listener, loc: Loc) -> None:
         if route.timeout is not None and route.upstream is None:
             hint = "only a route to an upstream waits"
             findings.add("E062", "a timeout on a route without an upstream", (*where, "timeout"), hint=hint)
+        if route.try_timeout is not None:
+            _check_try_timeout(findings, route, route.try_timeout, where)
         _check_limits(findings, listener, route, where)
         _check_early_data(findings, listener, route, where)
         earlier = next((one for one in range(at) if covers(listener.routes[one].match, route.match)), None)
@@ -51,6 +54,15 @@ def check_routes(findings: Findings, listener: Listener, loc: Loc) -> None:
             hint = "put the more specific route first"
             message = f"unreachable: routes[{first}] takes every request that this one matches"
             findings.add("W001", message, (*where, "match"), hint=hint)
+
+
+def _check_try_timeout(findings: Findings, route: Route, limit: timedelta, where: Loc) -> None:
+    if route.upstream is None:
+        hint = "only a route to an upstream waits"
+        findings.add("E062", "a timeout for tries on a route without an upstream", (*where, "try_timeout"), hint=hint)
+    elif limit >= (route.timeout or DEFAULT_TIMEOUT):
+        hint = "it is the time for one of several tries, which 'timeout' is for all of"
+        findings.add("E022", "try_timeout is no less than timeout", (*where, "try_timeout"), hint=hint)
 
 
 def _check_limits(findings: Findings, listener: Listener, route: Route, where: Loc) -> None:

@@ -9,7 +9,7 @@ mod exchange;
 pub mod h1;
 mod h2;
 pub mod h3;
-mod timer;
+pub mod timer;
 pub mod upgrade;
 mod validate;
 mod websocket;

@@ -4,12 +4,15 @@
 //! weighted order for round robin and least request, a Maglev table (Eisenbud et al., NSDI 2016) for hashing. A choice
 //! costs the same for two endpoints as for two hundred.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::config::{BalancerConfig, EndpointConfig, HashKey};
+use crate::config::{BalancerConfig, EndpointConfig};
 
 /// Longest weighted order; larger sums of weights are scaled down to it.
 const MAX_ORDER: u32 = 4096;
+
+/// How often it is drawn for a turn that cannot be had, before the order is gone through.
+const DRAWS: u64 = 8;
 
 /// Slots of a Maglev table (a prime): the share of each of 100 endpoints is off by 1 % at most.
 const MAGLEV_SLOTS: usize = 10_007;
@@ -20,25 +23,39 @@ pub struct Balancer {
     table: Box<[u16]>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Kind {
     RoundRobin,
     LeastRequest,
-    Hash(HashKey),
+    Hash,
 }
 
-/// A worker's place in the order.
+/// A worker's place in the order. On a cache line of its own: the other workers' are no business of this one.
 #[derive(Debug, Default)]
-pub struct Cursor(AtomicUsize);
+#[repr(align(64))]
+pub struct Cursor {
+    place: AtomicUsize,
+    requests: AtomicU64,
+}
 
 impl Cursor {
     /// Workers begin at different places, so that they do not all go to the first endpoint first.
     pub fn starting_at(place: usize) -> Self {
-        Self(AtomicUsize::new(place))
+        Self { place: AtomicUsize::new(place), requests: AtomicU64::new(0) }
     }
 
-    fn next(&self) -> usize {
-        self.0.fetch_add(1, Ordering::Relaxed)
+    pub fn next(&self) -> usize {
+        self.place.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// One more request has come.
+    pub fn count(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests so far.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 }
 
@@ -48,47 +65,50 @@ impl Balancer {
         match config {
             BalancerConfig::RoundRobin => Self { kind: Kind::RoundRobin, table: smooth_order(&weights) },
             BalancerConfig::LeastRequest => Self { kind: Kind::LeastRequest, table: smooth_order(&weights) },
-            BalancerConfig::Hash { on } => {
+            BalancerConfig::Hash { .. } => {
                 let names: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.address.as_str()).collect();
-                Self { kind: Kind::Hash(on.clone()), table: maglev(&names, &weights) }
+                Self { kind: Kind::Hash, table: maglev(&names, &weights) }
             }
         }
     }
 
-    /// What the choice depends on, when it is a property of the request.
-    pub fn hash_key(&self) -> Option<&HashKey> {
-        match &self.kind {
-            Kind::Hash(key) => Some(key),
-            Kind::RoundRobin | Kind::LeastRequest => None,
-        }
+    /// Whether a key always has the same endpoint.
+    pub fn is_sticky(&self) -> bool {
+        matches!(self.kind, Kind::Hash)
     }
 
     /// An endpoint's number; none when there is nothing left to try.
     ///
-    /// `hash`: of the request's key. `load`: requests in progress at an endpoint, by its weight. `usable`: whether an
-    /// endpoint may be chosen.
+    /// `place`: of [`Cursor::next`]. `hash`: of the request's key. `load`: requests in progress at an endpoint, by its
+    /// weight. `usable`: whether an endpoint may be chosen.
     pub fn pick(
         &self,
-        cursor: &Cursor,
+        place: usize,
         hash: u64,
         load: impl Fn(usize) -> u64,
         usable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let from = |place: usize| {
-            let length = self.table.len();
-            (0..length)
-                .map(|step| usize::from(self.table[(place.wrapping_add(step)) % length]))
-                .find(|&endpoint| usable(endpoint))
+        let length = self.table.len();
+        let at = |place: usize| usize::from(self.table[place % length]);
+        let from =
+            |place: usize| (0..length).map(|step| at(place.wrapping_add(step))).find(|&endpoint| usable(endpoint));
+        // What cannot have its turn leaves it to all others, not to the one behind it.
+        let near = |place: usize| match at(place) {
+            endpoint if usable(endpoint) => Some(endpoint),
+            _ => {
+                let draws = (0..DRAWS).map(|draw| at(scramble((place as u64).wrapping_add(draw << 32)) as usize));
+                draws.into_iter().find(|&endpoint| usable(endpoint)).or_else(|| from(place))
+            }
         };
         match self.kind {
             _ if self.table.is_empty() => None,
-            Kind::RoundRobin => from(cursor.next()),
-            Kind::Hash(_) => from((hash % self.table.len() as u64) as usize),
+            Kind::RoundRobin => near(place),
+            Kind::Hash => from((hash % length as u64) as usize),
             Kind::LeastRequest => {
                 // Two random choices, the less busy one wins (Mitzenmacher, 2001).
-                let random = scramble(cursor.next() as u64);
-                let first = from(random as u32 as usize)?;
-                let second = from((random >> 32) as usize)?;
+                let random = scramble(place as u64);
+                let first = near(random as u32 as usize)?;
+                let second = near((random >> 32) as usize)?;
                 Some(if load(second) < load(first) { second } else { first })
             }
         }
@@ -173,7 +193,7 @@ pub fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// SplitMix64's output function (Steele, Lea and Flood, 2014).
-fn scramble(value: u64) -> u64 {
+pub fn scramble(value: u64) -> u64 {
     let mut mixed = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -184,6 +204,7 @@ fn scramble(value: u64) -> u64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::config::HashKey;
 
     fn balancer(kind: BalancerConfig, weights: &[u32]) -> Balancer {
         let endpoints: Vec<_> = weights
@@ -202,7 +223,7 @@ mod tests {
         let cursor = Cursor::default();
         let mut counts = vec![0; endpoints];
         for number in 0..picks {
-            counts[balancer.pick(&cursor, scramble(number), &load, |_| true).unwrap()] += 1;
+            counts[balancer.pick(cursor.next(), scramble(number), &load, |_| true).unwrap()] += 1;
         }
         counts
     }
@@ -211,7 +232,7 @@ mod tests {
     fn round_robin_interleaves_by_weight() {
         let balancer = balancer(BalancerConfig::RoundRobin, &[5, 1, 1]);
         let cursor = Cursor::default();
-        let picks: Vec<_> = (0..7).map(|_| balancer.pick(&cursor, 0, |_| 0, |_| true).unwrap()).collect();
+        let picks: Vec<_> = (0..7).map(|_| balancer.pick(cursor.next(), 0, |_| 0, |_| true).unwrap()).collect();
         assert_eq!(picks, [0, 0, 1, 0, 2, 0, 0]);
         assert_eq!(counts(&balancer, 3, 700, |_| 0), [500, 100, 100]);
     }
@@ -228,10 +249,24 @@ mod tests {
     #[test]
     fn nothing_usable_is_nothing() {
         for kind in [BalancerConfig::RoundRobin, BalancerConfig::LeastRequest, hashing()] {
-            assert_eq!(balancer(kind.clone(), &[]).pick(&Cursor::default(), 7, |_| 0, |_| true), None);
-            assert_eq!(balancer(kind.clone(), &[0]).pick(&Cursor::default(), 7, |_| 0, |_| true), None);
-            assert_eq!(balancer(kind.clone(), &[1, 1]).pick(&Cursor::default(), 7, |_| 0, |_| false), None);
-            assert_eq!(balancer(kind, &[1, 1]).pick(&Cursor::default(), 7, |_| 0, |at| at == 1), Some(1));
+            assert_eq!(balancer(kind.clone(), &[]).pick(0, 7, |_| 0, |_| true), None);
+            assert_eq!(balancer(kind.clone(), &[0]).pick(0, 7, |_| 0, |_| true), None);
+            assert_eq!(balancer(kind.clone(), &[1, 1]).pick(0, 7, |_| 0, |_| false), None);
+            assert_eq!(balancer(kind, &[1, 1]).pick(0, 7, |_| 0, |at| at == 1), Some(1));
+        }
+    }
+
+    #[test]
+    fn a_turn_that_cannot_be_had_is_everybodys() {
+        let balancer = balancer(BalancerConfig::RoundRobin, &[1, 1, 1, 3]);
+        let cursor = Cursor::default();
+        let mut counts = [0_u32; 4];
+        for _ in 0..6_000 {
+            counts[balancer.pick(cursor.next(), 0, |_| 0, |at| at != 1).unwrap()] += 1;
+        }
+        assert_eq!(counts[1], 0);
+        for (at, share) in [(0, 1_200_u32), (2, 1_200), (3, 3_600)] {
+            assert!(counts[at].abs_diff(share) < 150, "{counts:?}");
         }
     }
 
@@ -251,7 +286,7 @@ mod tests {
             assert!(count.abs_diff(share) < share / 10, "{counts:?}");
         }
         let after = balancer(hashing(), &[1, 1, 2, 1]);
-        let pick = |balancer: &Balancer, hash| balancer.pick(&Cursor::default(), hash, |_| 0, |_| true).unwrap();
+        let pick = |balancer: &Balancer, hash| balancer.pick(0, hash, |_| 0, |_| true).unwrap();
         let moved = (0..10_000).map(scramble).filter(|&hash| {
             let now = pick(&after, hash);
             now != pick(&before, hash) && now != 3

@@ -1,19 +1,18 @@
 //! One address of an upstream, and how it has been doing.
 
 use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use mitu_telemetry::http::{Families, UpstreamMetrics};
+use mitu_telemetry::http::{Families, Limit, Reason, UpstreamMetrics};
 use rustls::pki_types::ServerName;
 
-use super::connector::Target;
+use super::breaker::{Breaker, Permit};
+use super::connector::{Io, Target};
+use super::outlier::{Cause, Outliers, Standing};
+use super::warmth::Warmth;
 use super::{BuildError, UpstreamError, parse_target};
 use crate::config::{EndpointConfig, UpstreamConfig};
-
-/// How long an endpoint that could not be connected to is left alone while there are others.
-const REST: Duration = Duration::from_secs(2);
+use crate::relays::Notice;
 
 #[derive(Debug)]
 pub struct Endpoint {
@@ -23,16 +22,27 @@ pub struct Endpoint {
     /// Sent as SNI and verified; none without TLS.
     pub server_name: Option<ServerName<'static>>,
     pub metrics: UpstreamMetrics,
-    weight: u64,
+    pub breaker: Breaker,
+    pub standing: Standing,
+    pub warmth: Warmth,
+    /// Given to its relays once it has been removed.
+    pub removal: Arc<Notice>,
+    weight: AtomicU64,
     active: AtomicU64,
-    /// Milliseconds on [`clock`].
-    resting_until: AtomicU64,
+    /// Connections that could not be made.
+    unreachable: AtomicU64,
+    /// What it chose by ALPN when it was last connected to: an index into [`NAMES`].
+    alpn: AtomicU8,
 }
+
+/// What is told of an endpoint's ALPN. The first: nothing was chosen, or none of the others.
+const NAMES: [Option<&str>; 3] = [None, Some("http/1.1"), Some("h2")];
 
 impl Endpoint {
     pub fn build(
         upstream: &UpstreamConfig,
         config: &EndpointConfig,
+        outliers: &Arc<Outliers>,
         families: &Families,
     ) -> Result<Arc<Self>, BuildError> {
         let target = parse_target(&upstream.name, &config.address)?;
@@ -49,66 +59,168 @@ impl Endpoint {
                 })?)
             }
         };
-        Ok(Arc::new(Self {
+        let metrics = families.upstream(&upstream.name, &config.address);
+        // One that is replaced by a reload may have been out when it was.
+        metrics.ejected.set(0);
+        let endpoint = Arc::new(Self {
             address: config.address.as_str().into(),
-            metrics: families.upstream(&upstream.name, &config.address),
-            weight: u64::from(config.weight.max(1)),
+            metrics,
+            breaker: Breaker::new(upstream),
+            standing: Standing::new(outliers),
+            warmth: Warmth::new(upstream.slow_start_ms),
+            removal: Arc::default(),
+            weight: AtomicU64::new(u64::from(config.weight)),
             active: AtomicU64::new(0),
-            resting_until: AtomicU64::new(0),
+            unreachable: AtomicU64::new(0),
+            alpn: AtomicU8::new(0),
             target,
             server_name,
-        }))
+        });
+        endpoint.standing.count(config.weight > 0);
+        Ok(endpoint)
     }
 
     /// Requests in progress, by weight.
     pub fn load(&self) -> u64 {
-        (self.active.load(Ordering::Relaxed) << 16) / self.weight
+        (self.active() << 16) / self.weight.load(Ordering::Relaxed).max(1)
     }
 
-    pub fn is_resting(&self) -> bool {
-        let until = self.resting_until.load(Ordering::Relaxed);
-        until != 0 && clock() < until
+    /// Requests and relays in progress.
+    pub fn active(&self) -> u64 {
+        self.active.load(Ordering::Relaxed)
     }
 
-    /// Takes note of a connection that failed.
-    pub fn failed(&self, error: &UpstreamError) {
-        self.metrics.connect_failed(error.reason);
-        self.resting_until.store(clock() + REST.as_millis() as u64, Ordering::Relaxed);
+    pub fn weight(&self) -> u64 {
+        self.weight.load(Ordering::Relaxed)
     }
 
+    /// It has another share from here on.
+    pub fn weigh(&self, weight: u32) {
+        let before = self.weight.swap(u64::from(weight), Ordering::Relaxed);
+        self.standing.count(weight > 0);
+        if before == 0 && weight > 0 {
+            self.warmth.cool();
+        }
+    }
+
+    /// Which limit keeps one more request from it.
+    pub fn is_full(&self, patient: bool) -> Option<Limit> {
+        if !self.breaker.admits(self.active()) {
+            Some(Limit::Requests)
+        } else if self.breaker.has_connection() || (patient && self.breaker.has_patience()) {
+            None
+        } else {
+            Some(Limit::Connections)
+        }
+    }
+
+    pub fn alpn(&self) -> Option<&'static str> {
+        NAMES.get(usize::from(self.alpn.load(Ordering::Relaxed))).copied().flatten()
+    }
+
+    /// Connections to it that could not be made so far.
+    pub fn unreachable(&self) -> u64 {
+        self.unreachable.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of what was agreed on a connection, whether that will do or not.
+    pub fn agreed(&self, io: &Io) {
+        if let Io::Tls(_) = io {
+            let chosen = NAMES.iter().position(|name| name.map(str::as_bytes) == io.alpn()).unwrap_or(0);
+            self.alpn.store(chosen as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes note of a connection.
     pub fn connected(&self) {
         self.metrics.connects.inc();
-        if self.resting_until.load(Ordering::Relaxed) != 0 {
-            self.resting_until.store(0, Ordering::Relaxed);
+        self.standing.connected();
+    }
+
+    /// Takes note of a connection that could not be made.
+    pub fn connect_failed(&self, error: &UpstreamError) {
+        self.metrics.connect_failed(error.reason);
+        if error.is_ours() {
+            return;
+        }
+        self.unreachable.fetch_add(1, Ordering::Relaxed);
+        self.standing.rest();
+        self.standing.failed(Cause::Reason(error.reason), &self.metrics);
+    }
+
+    /// Takes note of a response that was not given, or not finished.
+    pub fn response_failed(&self, reason: Reason) {
+        self.metrics.response_failed(reason);
+        self.standing.failed(Cause::Reason(reason), &self.metrics);
+    }
+
+    /// Takes note of a response's status. False: it says that the endpoint has failed.
+    pub fn answered(&self, status: http::StatusCode) -> bool {
+        let failed = status.is_server_error() && self.standing.is_failure(status.as_u16());
+        if failed {
+            self.standing.failed(Cause::Status(status.as_u16()), &self.metrics);
+        }
+        !failed
+    }
+
+    /// Takes note of a response that came to its end, or a relay that has begun.
+    pub fn succeeded(&self) {
+        if self.standing.succeeded(&self.metrics) {
+            self.warmth.cool();
         }
     }
 }
 
-/// Milliseconds since the first call.
-fn clock() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64
-}
-
 /// A request or relay in progress at an endpoint.
 #[derive(Debug)]
-pub struct Active(Arc<Endpoint>);
+pub struct Active {
+    endpoint: Arc<Endpoint>,
+    /// It has one for its connection, as those are limited.
+    permitted: bool,
+    ended: bool,
+}
 
 impl Active {
-    pub fn new(endpoint: &Arc<Endpoint>) -> Self {
-        endpoint.active.fetch_add(1, Ordering::Relaxed);
+    /// None: there are as many as there may be.
+    pub fn begin(endpoint: &Arc<Endpoint>) -> Option<Self> {
+        let before = endpoint.active.fetch_add(1, Ordering::Relaxed);
         endpoint.metrics.active.inc();
-        Self(endpoint.clone())
+        let active = Self { endpoint: endpoint.clone(), permitted: false, ended: false };
+        endpoint.breaker.admits(before).then_some(active)
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
+        &self.endpoint
+    }
+
+    /// Keeps the right to use a connection until it ends.
+    pub fn keep(&mut self, permit: Permit<'_>) {
+        if let Some(permit) = permit {
+            permit.forget();
+            self.permitted = true;
+        }
+    }
+
+    /// Gives that back: its connection is not of the kind that is limited.
+    pub fn give_back(&mut self) {
+        if std::mem::take(&mut self.permitted) {
+            self.endpoint.breaker.give_back();
+        }
+    }
+
+    /// The endpoint has done its part, whoever may still be at work on what it sent.
+    pub fn end(&mut self) {
+        if !self.ended {
+            self.ended = true;
+            self.give_back();
+            self.endpoint.active.fetch_sub(1, Ordering::Relaxed);
+            self.endpoint.metrics.active.dec();
+        }
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.active.dec();
+        self.end();
     }
 }

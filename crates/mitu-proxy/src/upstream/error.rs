@@ -6,6 +6,8 @@ use std::sync::Arc;
 use mitu_telemetry::http::Reason;
 use mitu_tls::error::TlsConfigError;
 
+use crate::files;
+
 pub type Source = Box<dyn Error + Send + Sync>;
 
 /// An exchange with an upstream that failed.
@@ -34,6 +36,12 @@ impl UpstreamError {
 
     pub fn because(reason: Reason, source: impl Into<Source>) -> Self {
         Self { reason, endpoint: None, source: Some(source.into()) }
+    }
+
+    /// Whether it says nothing of the endpoint: this gateway has no descriptor or no port left.
+    pub fn is_ours(&self) -> bool {
+        let source = self.source.as_ref().and_then(|source| source.downcast_ref());
+        source.is_some_and(files::is_exhausted)
     }
 
     #[must_use]

@@ -11,7 +11,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use mitu_telemetry::http::Reason;
+use mitu_telemetry::http::{Reason, Retry};
 
 use super::connector::Io;
 use super::error::UpstreamError;
@@ -56,8 +56,8 @@ impl Drop for StreamGuard {
 #[derive(Debug)]
 pub struct Unanswered {
     pub error: UpstreamError,
-    /// The endpoint has not looked at the request; it can be sent again, whatever its method.
-    pub unprocessed: bool,
+    /// The endpoint has not looked at the request: it can be sent again for this reason, whatever its method.
+    pub unprocessed: Option<Retry>,
     /// The request, where it never left.
     pub request: Option<Request<RequestBody>>,
 }
@@ -115,7 +115,7 @@ impl H2Connection {
             Err(mut failed) => {
                 let request = failed.take_message();
                 let error = failed.into_error();
-                let unprocessed = request.is_some() || was_refused(&error);
+                let unprocessed = if request.is_some() { Some(Retry::Stale) } else { was_refused(&error) };
                 Err(Unanswered {
                     error: UpstreamError::because(Reason::ResetBeforeResponse, error),
                     unprocessed,
@@ -126,10 +126,13 @@ impl H2Connection {
     }
 }
 
-/// REFUSED_STREAM, or a GOAWAY that left the stream out (RFC 9113, sections 8.7 and 6.8).
-fn was_refused(error: &hyper::Error) -> bool {
-    error.source().and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|error| {
-        error.reason() == Some(h2::Reason::REFUSED_STREAM)
-            || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR))
-    })
+/// REFUSED_STREAM, or a GOAWAY that left the stream out, which is the end of the connection alone (RFC 9113, sections
+/// 8.7 and 6.8).
+fn was_refused(error: &hyper::Error) -> Option<Retry> {
+    let error = error.source().and_then(|source| source.downcast_ref::<h2::Error>())?;
+    if error.reason() == Some(h2::Reason::REFUSED_STREAM) {
+        return Some(Retry::RefusedStream);
+    }
+    let left = error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+    left.then_some(Retry::Stale)
 }

@@ -13,7 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::harness::h2::{Body, app_h2, empty, fed, get, h2_backend};
-use crate::harness::{Gateway, PATIENCE, any, app, backend, config, echo, read_head, refusing, respond, to_app};
+use crate::harness::{
+    Gateway, LONG_DRAIN, PATIENCE, any, app, backend, config, echo, read_head, refusing, respond, to_app,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_become_h1_at_the_upstream() {
@@ -244,7 +246,7 @@ async fn draining_finishes_what_has_begun() {
     let mut client = gateway.h2().await;
     let begun = tokio::spawn(client.send_request(get("/")));
     tokio::time::sleep(Duration::from_millis(100)).await;
-    gateway.server.drain();
+    gateway.server.drain(LONG_DRAIN);
     let response = begun.await.unwrap().unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "done");
     tokio::time::sleep(Duration::from_millis(200)).await;

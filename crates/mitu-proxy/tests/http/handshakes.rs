@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use crate::harness::{Gateway, Response, app, config, echo, is_closed, to_app};
+use crate::harness::{Gateway, LONG_DRAIN, Response, app, config, echo, is_closed, to_app};
 
 const FAILURES: &str = "mitu_tls_handshake_failures_total";
 
@@ -60,7 +60,7 @@ fn patient(mut config: Value) -> Gateway {
 async fn a_drain_closes_what_is_silent() {
     let gateway = patient(config(json!([]), json!([])));
     let mut silent = says(&gateway, b"").await;
-    gateway.server.drain();
+    gateway.server.drain(LONG_DRAIN);
     assert!(is_closed(&mut silent).await);
     gateway.counts(&[FAILURES, "\"draining\""], 1.0).await;
     assert_eq!(gateway.server.active(), 0);
@@ -73,7 +73,7 @@ async fn a_drain_closes_what_has_sent_a_proxy_header_and_no_more() {
     config["listeners"][0]["proxy_protocol_from"] = json!(["127.0.0.0/8"]);
     let gateway = patient(config);
     let mut silent = [says(&gateway, b"").await, says(&gateway, &LOCAL[..9]).await, says(&gateway, LOCAL).await];
-    gateway.server.drain();
+    gateway.server.drain(LONG_DRAIN);
     for client in &mut silent {
         assert!(is_closed(client).await);
     }
@@ -110,7 +110,7 @@ async fn a_drain_lets_a_handshake_go_on_that_has_begun() {
     });
     begun.notified().await;
     let mut silent = says(&gateway, b"").await;
-    gateway.server.drain();
+    gateway.server.drain(LONG_DRAIN);
     assert!(is_closed(&mut silent).await, "the time to linger is over");
     go_on.notify_one();
     let response = asking.await.unwrap();

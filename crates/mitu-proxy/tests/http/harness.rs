@@ -28,6 +28,9 @@ use tokio_rustls::client::TlsStream;
 /// No step of a test takes longer, unless something hangs.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// So long that nothing has to leave while a test lasts.
+pub const LONG_DRAIN: Duration = Duration::from_secs(7200);
+
 const LIMITS: HeadLimits = HeadLimits { bytes: 1 << 20, headers: 100 };
 
 pub type Client = TlsStream<TcpStream>;
@@ -62,7 +65,14 @@ pub fn app(endpoints: &[SocketAddr]) -> Value {
     let endpoints: Vec<_> =
         endpoints.iter().map(|address| json!({"address": address.to_string(), "weight": 1})).collect();
     json!([{"name": "app", "endpoints": endpoints, "balancer": {"kind": "round_robin"}, "protocol": "http/1.1",
-            "tls": null, "proxy_protocol": false, "connect_timeout_ms": 1000, "idle_timeout_ms": 60000, "max_idle": 64}])
+            "tls": null, "proxy_protocol": false, "connect_timeout_ms": 1000, "idle_timeout_ms": 60000, "max_idle": 64,
+            "drain_ms": 30000,
+            "outlier_detection": {"consecutive_failures": 5, "statuses": [502, 503, 504], "ejection_ms": 30000,
+                                  "max_ejection_ms": 300_000, "max_ejected": 0.5},
+            "slow_start_ms": null, "hedge_after_ms": null,
+            "limits": {"connections": null, "pending": 100, "requests": null},
+            "retries": {"attempts": 2, "budget": 0.2, "min_per_second": 10, "connect": true, "reset": true,
+                        "refused_stream": true, "statuses": []}}])
 }
 
 /// A configuration with one listener, which the caller may change.
@@ -89,7 +99,8 @@ pub fn config(routes: Value, upstreams: Value) -> Value {
             "routes": routes,
             "limits": {"connections": 1000, "request_header_bytes": 16384, "request_headers": 50,
                        "request_body_bytes": null, "concurrent_streams": 100, "buffer_bytes": 65536},
-            "timeouts": {"handshake_ms": 10000, "request_header_ms": 10000, "idle_ms": 30000, "relay_idle_ms": 30000},
+            "timeouts": {"handshake_ms": 10000, "request_header_ms": 10000, "idle_ms": 30000, "relay_idle_ms": 30000,
+                         "relay_drain_ms": null},
         }],
     })
 }
@@ -105,7 +116,7 @@ impl Gateway {
             ("edge.crt".to_owned(), certificate.clone().into_bytes()),
             ("edge.key".to_owned(), key.clone().into_bytes()),
         ]);
-        let server = Server::start(&config.to_string(), &secrets, HashMap::new()).unwrap();
+        let server = Server::start(&config.to_string(), &secrets, "{}", HashMap::new()).unwrap();
         let address = server.addresses()["edge"];
         Self { server, address }
     }

@@ -8,7 +8,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
-use crate::harness::{Gateway, Response, any, app, backend, config, echo, is_closed, read_head, respond, to_app};
+use crate::harness::{
+    Gateway, LONG_DRAIN, Response, any, app, backend, config, echo, is_closed, read_head, respond, to_app,
+};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -117,7 +119,7 @@ async fn draining_loses_no_request() {
     }
     busy.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    gateway.server.drain();
+    gateway.server.drain(LONG_DRAIN);
 
     // A request that was on its way when the drain began.
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -154,7 +156,7 @@ async fn a_client_that_was_not_told_of_the_drain_may_ask_once_more() {
     let (mut busy, mut idle) = (gateway.h1().await, gateway.h1().await);
     busy.write_all(GET).await.unwrap();
     assert!(!read_head(&mut busy).await.windows(10).any(|ten| ten == b"connection"));
-    gateway.server.drain();
+    gateway.server.drain(LONG_DRAIN);
     assert!(is_closed(&mut idle).await, "the time to linger is over");
     go_on.notify_one();
     busy.read_exact(&mut [0; 6]).await.unwrap();
@@ -162,4 +164,25 @@ async fn a_client_that_was_not_told_of_the_drain_may_ask_once_more() {
     let response = Response::read(&mut busy, &Method::GET).await;
     assert_eq!((response.status.as_u16(), response.text(), response.header("connection")), (200, "more", "close"));
     assert!(is_closed(&mut busy).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_mqtt_client_does_not_hold_up_a_drain() {
+    let mut config = config(to_app(), app(&[echo().await]));
+    config["upstreams"][0]["balancer"] = json!({"kind": "hash", "on": {"kind": "mqtt_client_id"}});
+    let listener = &mut config["listeners"][0];
+    let tls = listener["protocols"][0]["tls"].clone();
+    let relay = json!({"alpn": "mqtt", "handler": {"kind": "relay", "upstream": "app"}, "tls": tls});
+    listener["protocols"].as_array_mut().unwrap().push(relay);
+    listener["sites"][0]["alpn"]["protocols"] = json!([0, 1, 2]);
+    let gateway = Gateway::start_with(&config);
+    let (mut silent, mut halfway) = (gateway.connect(b"mqtt").await, gateway.connect(b"mqtt").await);
+    halfway.write_all(b"\x10\x14\0\x04MQ").await.unwrap();
+    gateway.counts(&["mitu_connections_active"], 2.0).await;
+    let begun = Instant::now();
+    gateway.server.drain(LONG_DRAIN);
+    assert!(is_closed(&mut silent).await && is_closed(&mut halfway).await);
+    assert!(begun.elapsed() < Duration::from_secs(5), "a handshake may take ten seconds");
+    gateway.counts(&["mitu_relay_ends_total", "\"mqtt\"", "\"drain\""], 2.0).await;
+    gateway.counts(&["mitu_relay_ends_total", "\"mqtt\"", "\"not_mqtt\""], 0.0).await;
 }

@@ -83,10 +83,10 @@ async fn a_reload_keeps_the_count_of_a_limit_that_stays() {
     let (chain, key) = certificate().clone();
     let secrets = HashMap::from([("edge.crt".into(), chain.into_bytes()), ("edge.key".into(), key.into_bytes())]);
     config["listeners"][0]["routes"][0]["action"]["timeout_ms"] = json!(4000);
-    gateway.server.reload(&config.to_string(), &secrets).unwrap();
+    gateway.server.reload(&config.to_string(), &secrets, "{}").unwrap();
     assert_eq!(statuses(&gateway, &["Host: a\r\n"]).await, [429]);
     config["listeners"][0]["routes"][0]["rate_limits"][0]["burst"] = json!(3);
-    gateway.server.reload(&config.to_string(), &secrets).unwrap();
+    gateway.server.reload(&config.to_string(), &secrets, "{}").unwrap();
     assert_eq!(statuses(&gateway, &["Host: a\r\n"; 4]).await, [200, 200, 200, 429]);
 }
 

@@ -12,6 +12,7 @@ mod harness;
 mod headers;
 mod lifetime;
 mod limits;
+mod resilience;
 mod tunnel;
 mod upgrade;
 mod upstream_h2;

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::harness::{Gateway, PATIENCE, any, app, backend, config, echo, read_head, respond, to_app};
+use crate::harness::{Gateway, LONG_DRAIN, PATIENCE, any, app, backend, config, echo, read_head, respond, to_app};
 
 /// A connection of HTTP/2 whose streams are the test's to end.
 async fn connect(gateway: &Gateway) -> SendRequest<Bytes> {
@@ -240,7 +240,7 @@ async fn an_open_tunnel_goes_on_in_a_drain() {
     let mut sender = connect(&gateway).await;
     let mut tunnel = Tunnel::open(&mut sender).await;
     tunnel.expect("hi").await;
-    gateway.server.drain();
+    gateway.server.drain(LONG_DRAIN);
     // No further one on this connection, once GOAWAY has come.
     timeout(PATIENCE, async { while sender.clone().ready().await.is_ok() {} }).await.expect("GOAWAY in time");
     tunnel.say("ping");

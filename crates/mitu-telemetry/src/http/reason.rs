@@ -82,6 +82,8 @@ reasons! {
     ClientClosed => "client_closed", Downstream;
     /// The upstream has no endpoint to try.
     NoEndpoint => "no_endpoint", Upstream;
+    /// Every endpoint has as many requests as it may.
+    Overflow => "overflow", Upstream;
     /// The endpoint's name was not resolved.
     ResolveFailed => "resolve_failed", Upstream;
     ConnectRefused => "connect_refused", Upstream;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use mitu_load::error::LoadError;
-use mitu_tls::alpn::{AlpnTable, Protocols};
+use mitu_tls::alpn::{AlpnTable, Preference};
 use serde::Serialize;
 
 /// Lists that are decided once each, so that every decision misses; many times the cache's size.
@@ -86,11 +86,12 @@ fn clients(names: &[String]) -> Vec<(&'static str, Vec<String>)> {
 
 fn measure(arguments: &Arguments, table: &AlpnTable, protocols: usize, client: &'static str, offer: &[String]) -> Row {
     let common = Offer(offer.iter().map(|name| name.clone().into_bytes()).collect());
-    let chosen = table.decide(Protocols::ALL, || common.names()).chosen;
+    let preference = Preference::default();
+    let chosen = table.decide(&preference, || common.names()).chosen;
     let hit_ns = median(arguments.batches, || {
         let started = Instant::now();
         for _ in 0..arguments.decisions.max(1) {
-            black_box(table.decide(Protocols::ALL, || black_box(&common).names()));
+            black_box(table.decide(&preference, || black_box(&common).names()));
         }
         started.elapsed().as_nanos() as f64 / arguments.decisions.max(1) as f64
     });
@@ -101,7 +102,7 @@ fn measure(arguments: &Arguments, table: &AlpnTable, protocols: usize, client: &
     let miss_ns = median(arguments.batches, || {
         let started = Instant::now();
         for list in &lists {
-            missed += usize::from(!black_box(table.decide(Protocols::ALL, || list.names())).cached);
+            missed += usize::from(!black_box(table.decide(&preference, || list.names())).cached);
         }
         started.elapsed().as_nanos() as f64 / lists.len() as f64
     });
@@ -111,7 +112,8 @@ fn measure(arguments: &Arguments, table: &AlpnTable, protocols: usize, client: &
 
 /// `offer` with the first of its names that the table does not serve made unique.
 fn distinct(offer: &[String], number: usize, table: &AlpnTable) -> Offer {
-    let unserved = |name: &String| table.decide(Protocols::ALL, || std::iter::once(name.as_bytes())).chosen.is_none();
+    let preference = Preference::default();
+    let unserved = |name: &String| table.decide(&preference, || std::iter::once(name.as_bytes())).chosen.is_none();
     let replaced = offer.iter().position(unserved).unwrap_or(offer.len() - 1);
     let mut names: Vec<Vec<u8>> = offer.iter().map(|name| name.clone().into_bytes()).collect();
     names[replaced] = format!("new/{number:05}").into_bytes();

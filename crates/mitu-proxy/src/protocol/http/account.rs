@@ -101,11 +101,6 @@ impl Account {
         self.progress.as_ref()?.failed()
     }
 
-    /// Whether the client owes a piece of the request's body.
-    pub fn awaits_body(&self) -> bool {
-        self.progress.as_ref().is_some_and(|progress| progress.is_awaited())
-    }
-
     /// The host that a request without a `Host` header is for.
     pub fn for_host(&mut self, host: &HeaderValue) {
         if let Some(log) = &mut self.log {

@@ -1,7 +1,6 @@
 //! One request from its head to its response's head, top to bottom: validate, route, filter, act.
 
 use std::borrow::Cow;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -24,7 +23,7 @@ use crate::filter::headers::{Hop, strip_hop_by_hop};
 use crate::respond::{self, Audience};
 use crate::router::path::normalise;
 use crate::router::{Action, FixedResponse, Redirect, Route};
-use crate::upstream::{Outbound, Upstream, UpstreamBody};
+use crate::upstream::{Outbound, Patience, Upstream, UpstreamBody};
 
 /// Tells an upstream that the request may be a replay (RFC 8470, section 5.1).
 const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
@@ -245,7 +244,7 @@ async fn answer(
             let query = request.uri.query().map_or(String::new(), |query| format!("?{query}"));
             Ok(redirect_to(route, redirect, host_text, &format!("{path}{query}"))?)
         }
-        Action::Upstream { upstream, timeout } => {
+        Action::Upstream { upstream, timeout, try_timeout } => {
             let target = target(&request.uri, path, route)?;
             // What the client takes, whatever its upstream is told.
             let encoding = route.compression.as_ref().and_then(|compression| compression.choose(&request.headers));
@@ -281,6 +280,7 @@ async fn answer(
                 downstream,
                 upstream,
                 timeout: *timeout,
+                try_timeout: *try_timeout,
                 response_limit: route.response_body_bytes,
                 hop,
                 target: &target,
@@ -376,6 +376,7 @@ struct Proxy<'a> {
     downstream: &'a Downstream,
     upstream: &'a Upstream,
     timeout: Duration,
+    try_timeout: Option<Duration>,
     response_limit: Option<u64>,
     hop: Hop,
     target: &'a str,
@@ -420,17 +421,15 @@ impl Proxy<'_> {
             expect_continue: self.expect == Expect::Continue,
         };
         let deadline = Instant::from_std(account.started()) + self.timeout;
-        let answering = pin!(self.upstream.request(&outbound, body));
-        let mut answer = match timer.limit(deadline, answering).await {
-            None if account.awaits_body() => return Err(Reason::BodyTimeout),
-            None => return Err(Reason::ResponseTimeout),
-            Some(Err(error)) => {
+        let patience = Patience { deadline, per_try: self.try_timeout, timer };
+        let mut answer = match self.upstream.request(&outbound, body, patience).await {
+            Err(error) => {
                 if let Some(endpoint) = &error.endpoint {
                     account.tried(endpoint);
                 }
                 return Err(error.reason);
             }
-            Some(Ok(answer)) => answer,
+            Ok(answer) => answer,
         };
         account.tried(answer.body.endpoint());
         if let Some(limit) = self.response_limit {

@@ -4,15 +4,15 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::HeaderValue;
+use mitu_telemetry::connections::RelayEnd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::account::Account;
-use crate::config::{Limits, Timeouts};
-use crate::protocol::relay::relay_unless;
+use crate::connection::Connection;
+use crate::protocol::relay::{Terms, relay_unless};
 use crate::upstream::UpstreamStream;
 
 /// The upstream's side of a connection that has changed its protocol.
@@ -34,24 +34,31 @@ impl<S> Rewound<S> {
     pub fn new(first: Bytes, stream: S) -> Self {
         Self { first, stream }
     }
+
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
 }
 
-/// Relays until both sides have finished, nothing has moved for `relay_idle_ms`, or `taken_back` says that the client is
-/// not there any more.
+/// Relays until both sides have finished, nothing has moved for `relay_idle_ms`, its endpoint or its listener wants it to
+/// leave, or `taken_back` says that the client is not there any more.
 pub async fn run<S>(
     downstream: S,
-    taken_back: impl FnMut(&mut S, &mut Context<'_>) -> Poll<io::Error>,
+    taken_back: impl FnMut(&mut S, &mut Context<'_>) -> Poll<io::Error> + Unpin,
     upgrade: Upgrade,
     mut account: Account,
-    limits: &Limits,
-    timeouts: &Timeouts,
+    connection: &Connection,
 ) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let idle = Duration::from_millis(timeouts.relay_idle_ms);
-    let outcome = relay_unless(downstream, taken_back, upgrade.stream, idle, limits.buffer_bytes).await;
+    let terms = Terms::of(connection, upgrade.stream.get_ref());
+    let outcome = relay_unless(downstream, Vec::new(), taken_back, upgrade.stream, terms).await;
     account.relayed(outcome.sent, outcome.received);
+    if matches!(outcome.end, RelayEnd::Drain | RelayEnd::Removal) {
+        let (listener, alpn) = (&connection.listener.name, &connection.alpn);
+        connection.telemetry.connections.relay_end(listener, alpn, outcome.end).inc();
+    }
     outcome.error.map_or(Ok(()), Err)
 }
 

@@ -38,7 +38,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = downstream.connection.clone();
-    let (limits, timeouts) = (&connection.listener.limits, &connection.listener.timeouts);
+    let limits = &connection.listener.limits;
     let head_limits = HeadLimits { bytes: limits.request_header_bytes, headers: limits.request_headers };
     let mut drain = connection.drain.clone();
     let mut lingered = pin!(drain.lingered_or_released(|| connection.has_served().then_some(connection.id)));
@@ -56,9 +56,7 @@ where
             Turn::Next(transport) => transport,
             Turn::Close { transport, unread } => return Box::pin(close(transport, unread)).await,
             Turn::Upgraded { stream, upgrade, account } => {
-                return Ok(
-                    Box::pin(upgrade::run(stream, |_, _| Poll::Pending, *upgrade, account, limits, timeouts)).await?
-                );
+                return Ok(Box::pin(upgrade::run(stream, |_, _| Poll::Pending, *upgrade, account, &connection)).await?);
             }
             Turn::Gone => return Ok(()),
         };

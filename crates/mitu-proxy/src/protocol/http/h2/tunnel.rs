@@ -76,10 +76,9 @@ impl Expected {
         tokio::spawn(async move {
             let (Ok(upgraded), Ok(writer)) = (self.upgraded.await, left.await) else { return };
             let tunnel = Tunnel { io: TokioIo::new(upgraded), writer, finished: false, stream };
-            let listener = &downstream.connection.listener;
-            let (limits, timeouts) = (&listener.limits, &listener.timeouts);
             // How it ended is in its account.
-            let _ = upgrade::run(tunnel, Tunnel::poll_taken_back, upgrade, account, limits, timeouts).await;
+            let connection = &downstream.connection;
+            let _ = upgrade::run(tunnel, Tunnel::poll_taken_back, upgrade, account, connection).await;
         });
     }
 }

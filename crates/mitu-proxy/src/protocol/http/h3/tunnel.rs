@@ -49,15 +49,12 @@ impl<'a> Tunnel<'a> {
         let mut head = BytesMut::with_capacity(512);
         put_headers(&mut head, |to| qpack::encode_head(parts.status, &parts.headers, to));
         self.responder.write(&mut [head.freeze()]).await?;
-        let listener = &shared.downstream.connection.listener;
-        let (limits, timeouts) = (&listener.limits, &listener.timeouts);
         let relayed = upgrade::run(
             &mut self,
             |tunnel, context| tunnel.poll_taken_back(context),
             upgrade,
             body.into_account(),
-            limits,
-            timeouts,
+            &shared.downstream.connection,
         );
         if let Err(error) = relayed.await {
             self.frames.stop(Code::REQUEST_CANCELLED);

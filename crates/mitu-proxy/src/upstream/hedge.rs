@@ -1,0 +1,99 @@
+//! Hedging: a request that one endpoint is slow to answer goes to a second one as well, and the first answer counts
+//! (Dean and Barroso, "The Tail at Scale", 2013).
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use http::Method;
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::answer::Answer;
+use super::attempt::Reached;
+use super::endpoint::Active;
+use super::request::{Outbound, Patience};
+use super::retry::{Failed, Journey};
+use crate::protocol::http::body::RequestBody;
+
+impl Upstream {
+    /// When a request is to be sent to a second endpoint; none: never, as is so for all that may change something.
+    pub(super) fn hedge_after(&self, request: &Outbound<'_>, bodiless: bool) -> Option<Duration> {
+        let after = self.config.hedge_after_ms?;
+        let harmless = matches!(*request.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        (harmless && bodiless && !request.upgrade).then(|| Duration::from_millis(after))
+    }
+
+    pub(super) async fn hedged(
+        &self,
+        after: Duration,
+        journey: &mut Journey<'_>,
+        index: usize,
+        active: Active,
+        request: &Outbound<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Answer, Failed> {
+        let endpoints = journey.endpoints;
+        let (member, fresh, until) = (endpoints.member(index), journey.needs_fresh(), patience.until());
+        let (mut body, mut reached) = (RequestBody::empty(), Reached::Endpoint);
+        let (mut second_body, mut second_reached) = (RequestBody::empty(), Reached::Endpoint);
+        let mut second = None;
+        let tried = {
+            let mut first = pin!(self.attempt(member, active, request, &mut body, fresh, &mut reached));
+            let hedge_at = until.min(Instant::now() + after);
+            match patience.timer.limit(hedge_at, first.as_mut()).await {
+                Some(tried) => Some(tried),
+                None if hedge_at == until => None,
+                None => match journey.hedge(index) {
+                    None => patience.timer.limit(until, first).await,
+                    Some((other, active)) => {
+                        let other = &*second.insert(endpoints.member(other));
+                        let attempt =
+                            pin!(self.attempt(other, active, request, &mut second_body, false, &mut second_reached));
+                        patience.timer.limit(until, first_answer(first, attempt)).await
+                    }
+                },
+            }
+        };
+        tried.unwrap_or_else(|| {
+            if let Some(second) = second {
+                self.given_up(second, second_reached, request, true, false, patience);
+            }
+            Err(self.given_up(member, reached, request, true, false, patience))
+        })
+    }
+}
+
+/// The first answer of two; where there is none, the first's failure.
+async fn first_answer<F, S>(mut first: Pin<&mut F>, mut second: Pin<&mut S>) -> Result<Answer, Failed>
+where
+    F: Future<Output = Result<Answer, Failed>>,
+    S: Future<Output = Result<Answer, Failed>>,
+{
+    let (mut failed, mut second_failed) = (None, false);
+    poll_fn(|context| {
+        if failed.is_none() {
+            match first.as_mut().poll(context) {
+                Poll::Ready(Ok(answer)) => return Poll::Ready(Ok(answer)),
+                Poll::Ready(Err(error)) => failed = Some(error),
+                Poll::Pending => {}
+            }
+        }
+        if !second_failed {
+            match second.as_mut().poll(context) {
+                Poll::Ready(Ok(answer)) => return Poll::Ready(Ok(answer)),
+                Poll::Ready(Err(_)) => second_failed = true,
+                Poll::Pending => {}
+            }
+        }
+        match failed.take() {
+            Some(error) if second_failed => Poll::Ready(Err(error)),
+            waiting => {
+                failed = waiting;
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}

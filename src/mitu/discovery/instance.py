@@ -1,0 +1,81 @@
+"""What a registry says of a service: its instances, each with its health and the protocols that it speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+
+
+class Health(IntEnum):
+    """How an instance is. Greater is worse."""
+
+    HEALTHY = 0
+    DEGRADED = 1
+    UNAVAILABLE = 2
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One word on an instance's health: whose it is, and why."""
+
+    health: Health
+    source: str
+    """`consul`, `check`, `traffic`, …"""
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}" if self.reason else self.source
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One instance, as a registry has it."""
+
+    id: str
+    """Unique within its service, and the same from one snapshot to the next."""
+    address: str
+    """`host:port` or `[v6]:port`."""
+    weight: int = 1
+    """Its share among the instances, 0 to 1000."""
+    protocols: tuple[str, ...] | None = None
+    """ALPN names that it says it speaks; None: it says nothing."""
+    health: Health = Health.HEALTHY
+    reason: str = ""
+    """Why it is not healthy."""
+    zone: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All instances of a service at one time."""
+
+    instances: tuple[Instance, ...]
+
+    @classmethod
+    def of(cls, instances: Iterable[Instance]) -> Snapshot:
+        """In the order of their identifiers; of several with one identifier the last. What they say is made fit to be
+        shown."""
+        known = {one.id: one for one in map(_shown, instances)}
+        return cls(tuple(known[key] for key in sorted(known)))
+
+
+def printable(text: str, most: int = 300) -> str:
+    """`text` without what moves a terminal's cursor, or worse: anybody who may register something has written it."""
+    if text.isprintable() and len(text) <= most:
+        return text
+    return "".join(char if char.isprintable() else "?" for char in text[:most])
+
+
+def _shown(one: Instance) -> Instance:
+    texts = (one.id, one.reason, one.zone or "", *(one.protocols or ()))
+    if all(printable(text) is text for text in texts):
+        return one
+    protocols = None if one.protocols is None else tuple(name for name in one.protocols if name.isprintable())
+    zone = None if one.zone is None else printable(one.zone)
+    return replace(one, id=printable(one.id), reason=printable(one.reason), zone=zone, protocols=protocols)

@@ -1,0 +1,174 @@
+"""What was last known of a service, on disk: it holds while its registry cannot be asked, and through restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mitu.discovery.instance import Health, Instance, Snapshot
+
+log = logging.getLogger("mitu")
+
+_VERSION = 1
+_LARGEST = 64 << 20
+_DIGEST = 12
+_SAVE_EVERY = 1.0
+
+
+def default_folder() -> Path:
+    """`$STATE_DIRECTORY/discovery` (systemd), else `mitu/discovery` in `$XDG_STATE_HOME` or `~/.local/state`."""
+    if directory := os.environ.get("STATE_DIRECTORY"):
+        return Path(directory.split(":")[0]) / "discovery"
+    system = Path("/var/lib/mitu/discovery")
+    if os.geteuid() == 0 and "XDG_STATE_HOME" not in os.environ:
+        return system
+    try:
+        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError:  # A user without a home.
+        return system
+    return Path(home) / "mitu" / "discovery"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A state from before."""
+
+    snapshot: Snapshot
+    at: float
+    """Unix time at which it was known to be so."""
+
+
+class Store:
+    """One file for each service that an upstream is looked for in. `source`: the provider's settings and the service.
+
+    A folder that cannot be written to is no reason not to serve: it is said once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._complained = False
+
+    def load(self, upstream: str, source: Mapping[str, Any]) -> Kept | None:
+        """What is kept of `upstream`, if it came from there."""
+        file = self._file(upstream, source)
+        try:
+            if file.stat().st_size > _LARGEST:
+                raise ValueError("it is too large")
+            document = json.loads(file.read_bytes())
+            if document["version"] != _VERSION or document["source"] != source:
+                return None
+            return Kept(Snapshot.of(_instance(one) for one in document["instances"]), float(document["at"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("what was last known of '%s' cannot be used: %s: %s", upstream, file, error)
+            return None
+
+    def save(self, upstream: str, source: Mapping[str, Any], snapshot: Snapshot, at: float) -> None:
+        """In one step: whoever reads it finds the whole of this state or of the one before."""
+        instances = [_document(one) for one in snapshot.instances]
+        document = {"version": _VERSION, "source": source, "at": at, "instances": instances}
+        file = self._file(upstream, source)
+        new = file.with_suffix(".new")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Metadata may hold what is nobody else's business.
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as output:
+                json.dump(document, output)
+            new.replace(file)
+            self._complained = False
+        except OSError as error:
+            if not self._complained:
+                log.warning("what is known of upstreams is not kept for the next start: %s", error)
+            self._complained = True
+
+    def forget(self, upstream: str, source: Mapping[str, Any]) -> None:
+        """Nobody looks there any more."""
+        try:
+            self._file(upstream, source).unlink(missing_ok=True)
+        except OSError as error:
+            log.debug("%s", error)
+
+    def _file(self, upstream: str, source: Mapping[str, Any]) -> Path:
+        # Names of upstreams are letters, digits, and these; no path can be made of them.
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", upstream)
+        # A configuration that is tried and refused leaves alone what the live one needs.
+        digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:_DIGEST]
+        return self.folder / f"{name}-{digest}.json"
+
+
+class Memory:
+    """What a store keeps of one upstream: written in a thread, and not more often than every second."""
+
+    def __init__(self, store: Store, upstream: str, source: Mapping[str, Any]) -> None:
+        self.source = source
+        self._store, self._upstream = store, upstream
+        self._wanted: tuple[Snapshot, float] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._saved_at = -_SAVE_EVERY
+
+    def load(self) -> Kept | None:
+        return self._store.load(self._upstream, self.source)
+
+    def save(self, snapshot: Snapshot, at: float) -> None:
+        """Soon. `at`: Unix time."""
+        self._wanted = snapshot, at
+        if self._timer is None:
+            wait = max(0.0, self._saved_at + _SAVE_EVERY - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(wait, self._save_now)
+
+    def _save_now(self) -> None:
+        self._timer, self._saved_at = None, time.monotonic()
+        asyncio.get_running_loop().run_in_executor(None, self._write)
+
+    def _write(self) -> None:
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            self._store.save(self._upstream, self.source, *wanted)
+
+    async def close(self) -> None:
+        """What is still to be written is."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.to_thread(self._write)
+
+    def abandon(self) -> None:
+        """Somebody else keeps it from here on."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wanted = None
+
+    def forget(self) -> None:
+        """Nobody looks there any more."""
+        self.abandon()
+        self._store.forget(self._upstream, self.source)
+
+
+def _document(one: Instance) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "address": one.address,
+        "weight": one.weight,
+        "protocols": one.protocols,
+        "health": int(one.health),
+        "reason": one.reason,
+        "zone": one.zone,
+        "metadata": one.metadata,
+    }
+
+
+def _instance(document: dict[str, Any]) -> Instance:
+    protocols = document["protocols"]
+    return Instance(
+        **document
+        | {"health": Health(document["health"]), "protocols": None if protocols is None else tuple(protocols)}
+    )
