@@ -122,16 +122,16 @@ def _instances(service: dict[str, Any]) -> Table | Text:
     if not service["instances"]:
         return Text("  no instance", style="red")
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("", "instance", "address", "weight", "health", "protocols", "zone", "why"):
+    for title in ("instance", "address", "weight", "used", "health", "protocols", "zone", "why"):
         # The reason gives way, where there is not room for all: addresses are to be copied.
         table.add_column(title, justify="right" if title == "weight" else "left", no_wrap=title != "why")
     for one in service["instances"]:
         protocols = "?" if one["protocols"] is None else ", ".join(one["protocols"]) or "none"
         table.add_row(
-            "*" if one["used"] else " ",
             Text(one["id"]),
             Text(one["address"]),
             str(one["weight"]),
+            "yes" if one["used"] else "no",
             Text(one["health"], style=_COLOURS[one["health"]]),
             Text(protocols),
             Text(one["zone"] or ""),

@@ -6,8 +6,6 @@ The rules are those of https://developer.hashicorp.com/consul/api-docs/features/
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -19,6 +17,7 @@ import aiohttp
 from mitu.config.discovery import ConsulProvider, Discover
 from mitu.discovery.consul_entries import Found, one_line, read
 from mitu.discovery.provider import ProviderError, tls_context
+from mitu.discovery.reasons import reason
 
 LARGEST_ANSWER = 64 << 20
 """Bytes: some 40,000 instances."""
@@ -87,8 +86,8 @@ class Query:
         except ProviderError as error:
             raise ProviderError(f"{self._address}: {error}") from error
         except (aiohttp.ClientError, OSError) as error:
-            reason = _reason(error) or (f"no answer within {limit:g} s" if isinstance(error, TimeoutError) else "")
-            raise ProviderError(f"{self._address}: {reason or type(error).__name__}") from error
+            why = f"no answer within {limit:g} s" if isinstance(error, TimeoutError) else reason(error)
+            raise ProviderError(f"{self._address}: {why}") from error
 
     async def _answer(self, response: aiohttp.ClientResponse) -> Answer:
         begun = time.thread_time()
@@ -145,17 +144,6 @@ def _token(settings: ConsulProvider) -> str:
     if not (token.isascii() and token.isprintable()):
         raise ProviderError("a token that cannot be sent: it is not printable ASCII")
     return token
-
-
-def _reason(error: Exception) -> str:
-    # aiohttp wraps what went wrong in words that repeat the address.
-    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return one_line(f"its certificate is refused: {cause.verify_message}")
-    # Negative ones are of name resolution, and TLS has numbers of its own.
-    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno and cause.errno > 0:
-        return os.strerror(cause.errno).lower()
-    return one_line(str(cause))
 
 
 def _index(text: str) -> int:

@@ -17,6 +17,7 @@ import aiohttp
 
 from mitu.config.discovery import EtcdProvider
 from mitu.discovery.provider import ProviderError, tls_context
+from mitu.discovery.reasons import reason
 
 T = TypeVar("T")
 Message = Mapping[str, Any]
@@ -94,7 +95,7 @@ class Watch:
             try:
                 chunk = await self._response.content.readany()
             except (aiohttp.ClientError, OSError) as error:
-                raise ProviderError(f"the watch has ended: {error}") from error
+                raise ProviderError(f"the watch has ended: {reason(error)}") from error
             if not chunk:
                 raise ProviderError("the watch has ended")
             self._rest += chunk
@@ -158,7 +159,8 @@ class Gateway:
             except TimeoutError:
                 reasons.append(f"{self.address}: no answer within {self._within:g} s")
             except (ProviderError, aiohttp.ClientError, OSError) as error:
-                reasons.append(f"{self.address}: {error}")
+                said = str(error) if isinstance(error, ProviderError) else reason(error)
+                reasons.append(f"{self.address}: {said}")
             self.turn()
         raise ProviderError("; ".join(reasons))
 

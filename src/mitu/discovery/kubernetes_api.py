@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -16,6 +14,7 @@ from mitu.discovery.kubeconfig import find
 from mitu.discovery.kubernetes_access import Access
 from mitu.discovery.kubernetes_objects import Status, parse
 from mitu.discovery.provider import ProviderError
+from mitu.discovery.reasons import reason
 
 CONNECT = 10.0
 """Seconds for a connection, TLS excluded."""
@@ -82,7 +81,7 @@ class Api:
         except TimeoutError as error:
             raise ProviderError(f"cannot {what}: {access.server} did not answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise ProviderError(f"cannot {what} at {access.server}: {_reason(error)}") from error
+            raise ProviderError(f"cannot {what} at {access.server}: {reason(error)}") from error
 
     async def _refusal(self, response: aiohttp.ClientResponse, access: Access, what: str) -> Exception:
         if response.status == 410:
@@ -108,18 +107,6 @@ def message(status: Status) -> str:
 
 def _line(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text[:400])
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the connection broke in the middle of the answer"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        error = error.certificate_error
-    elif isinstance(error, aiohttp.ClientConnectorError):
-        error = error.os_error
-    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno and error.errno > 0:
-        return os.strerror(error.errno).lower()
-    return _line(str(getattr(error, "verify_message", "") or error)).lower() or type(error).__name__
 
 
 async def body(response: aiohttp.ClientResponse, limit: int) -> bytes:

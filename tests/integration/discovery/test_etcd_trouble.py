@@ -169,9 +169,9 @@ async def test_tls_with_an_authority_of_its_own(tmp_path: Path) -> None:
             server.put(key("svc", "b"), "10.0.0.2:80")
             assert (await watch.next()).keys() == {"a", "b"}
         for tls, reason in (
-            (None, "certificate verify failed"),
-            ({"ca": str(other.certificate)}, "certificate verify failed"),
-            ({"ca": str(authority.certificate), "server_name": "etcd.test"}, "certificate verify failed"),
+            (None, "its certificate is refused"),
+            ({"ca": str(other.certificate)}, "its certificate is refused"),
+            ({"ca": str(authority.certificate), "server_name": "etcd.test"}, "its certificate is refused"),
             ({"ca": str(tmp_path / "none")}, "cannot load its TLS files"),
         ):
             async with watched(provider(server, tls=tls), "svc") as watch:

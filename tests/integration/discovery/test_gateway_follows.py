@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 from collections import Counter
@@ -240,7 +241,7 @@ class TestTheCommands:
         done = edge_gateway.mitu("discover")
         assert done.returncode == 0, done.stderr
         assert "app  api in f" in done.stdout
-        assert f"*  blue      127.0.0.1:{blue.port}" in done.stdout
+        assert re.search(rf"^blue +127\.0\.0\.1:{blue.port} +1 +yes +healthy +h2 *$", done.stdout, re.MULTILINE)
         assert "[red]" in done.stdout and "file: [bold]on fire" in done.stdout
         assert "edge offers h2 (7.5), http/1.1 (1.5)" in done.stdout
         found = json.loads(edge_gateway.mitu("discover", "--json").stdout)
