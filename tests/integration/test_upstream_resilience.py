@@ -231,6 +231,46 @@ def test_detection_can_be_turned_off(gateway: Start, edge: Pair, endpoint: Make,
     assert running.metric("mitu_upstream_ejections_total") == 0
 
 
+def test_one_whose_answers_end_with_their_clients_comes_back(
+    gateway: Start, edge: Pair, authority: Authority, endpoint: Make, client: Connect
+) -> None:
+    """Events, watches, long polls: no response of theirs is ever whole."""
+    a, b = endpoints = endpoint("a"), endpoint("b")
+    b.way = "503"
+    detection = {"consecutive_failures": 1, "ejection": "300ms"}
+    running = gateway(settings(edge, *endpoints, outlier_detection=detection))
+    asker = client(running)
+    eventually(lambda: asker.outcome() == FAILED and ejected(running, b))
+    a.way = b.way = "stream"
+
+    def well_again() -> bool:
+        with Http1.open(running.address(), authority.certificate) as watching:
+            watching.send(request("/"))
+            assert watching.head().status == 200
+            next(watching.chunks())
+        return not ejected(running, b)
+
+    eventually(well_again, 20)
+
+
+def test_clients_that_are_slow_with_a_body_have_nobody_ejected(
+    gateway: Start, edge: Pair, authority: Authority, endpoint: Make
+) -> None:
+    endpoints = endpoint("a"), endpoint("b")
+    for one in endpoints:
+        one.delay = 0.5
+    detection = {"consecutive_failures": 1}
+    running = gateway(settings(edge, *endpoints, outlier_detection=detection, route={"timeout": "1s"}))
+    for _ in range(2):
+        with Http1.open(running.address(), authority.certificate) as slow:
+            slow.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n1")
+            time.sleep(0.8)
+            slow.send(b"2")
+            assert slow.response().status == 504
+    assert running.metric("mitu_upstream_response_errors_total", reason="response_timeout") == 2
+    assert running.metric("mitu_upstream_ejections_total") == 0
+
+
 def test_the_last_one_is_never_left_alone(gateway: Start, edge: Pair, endpoint: Make, client: Connect) -> None:
     only = endpoint("a")
     only.way = "503"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from typing import Literal
@@ -12,7 +13,7 @@ from support.frames import data, frame, headers, take
 from support.h2 import ACK, HEADERS, PREFACE, SETTINGS
 from support.servers import Loop, Reader, Server, Writer, http_body, http_head, http_response
 
-Way = Literal["well", "reset mid-body", "hang", "slow", "503", "half-close"]
+Way = Literal["well", "stream", "reset mid-body", "hang", "slow", "503", "half-close"]
 
 RESET = b"\x01\x00\x00\x00\x00\x00\x00\x00"
 """SO_LINGER: on, for no time."""
@@ -79,6 +80,15 @@ class Endpoint:
                 return False
             case "hang":
                 await reader.read()
+                return False
+            case "stream":
+                writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                # Without an end: it is for the client to go.
+                with contextlib.suppress(OSError):
+                    while not reader.at_eof() and not writer.transport.is_closing():
+                        writer.write(b"%x\r\n%s\r\n" % (len(self.name), self.name.encode()))
+                        await writer.drain()
+                        await asyncio.sleep(0.02)
                 return False
             case "half-close":
                 writer.write_eof()

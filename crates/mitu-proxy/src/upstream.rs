@@ -29,7 +29,7 @@ mod warmth;
 use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -57,6 +57,8 @@ pub use request::{Outbound, Patience};
 #[derive(Debug, Default)]
 pub struct Upstreams {
     by_name: HashMap<String, Arc<Upstream>>,
+    /// Those of the same names under other settings that connections from before still use. Their endpoints change too.
+    replaced: Vec<Weak<Upstream>>,
     /// What is to become of those that were there before.
     changes: Vec<(Arc<Upstream>, Change)>,
 }
@@ -111,6 +113,7 @@ impl Upstreams {
     ) -> Result<Self, BuildError> {
         let mut upstreams = HashMap::with_capacity(configs.len());
         let mut changes = Vec::new();
+        let mut replaced: Vec<_> = previous.iter().flat_map(|previous| previous.replaced()).collect();
         for config in configs {
             let Entry::Vacant(entry) = upstreams.entry(config.name.clone()) else {
                 return Err(BuildError::DuplicateName(config.name.clone()));
@@ -118,9 +121,19 @@ impl Upstreams {
             let material = material(config, certificates, secrets);
             let discovered = discovered.get(&config.name).map(Vec::as_slice);
             let settings = UpstreamConfig { endpoints: Vec::new(), ..config.clone() };
-            let taken_over = previous.and_then(|previous| previous.get(&config.name)).filter(|upstream| {
+            let before = previous.and_then(|previous| previous.get(&config.name));
+            let taken_over = before.clone().filter(|upstream| {
                 upstream.config == settings && upstream.material == material && upstream.cursors.len() == workers
             });
+            if taken_over.is_none() {
+                replaced.extend(before);
+            }
+            for upstream in replaced.iter().filter(|upstream| upstream.name == config.name) {
+                // One that its settings do not allow, such as a Unix socket without a name for TLS, is not for it.
+                if let Ok(change) = upstream.change(discovered, Some(&config.endpoints)) {
+                    changes.push((upstream.clone(), change));
+                }
+            }
             entry.insert(match taken_over {
                 Some(upstream) => {
                     let change = upstream.change(discovered, Some(&config.endpoints))?;
@@ -136,7 +149,7 @@ impl Upstreams {
                 }
             });
         }
-        Ok(Self { by_name: upstreams, changes })
+        Ok(Self { by_name: upstreams, replaced: replaced.iter().map(Arc::downgrade).collect(), changes })
     }
 
     /// From here on those that were there before have the endpoints that they are to have. Relays at the others are given
@@ -154,7 +167,17 @@ impl Upstreams {
         for (upstream, change) in changes.collect::<Result<Vec<_>, BuildError>>()? {
             upstream.settle(change);
         }
+        for upstream in self.replaced() {
+            let change = discovered.get(&upstream.name).map(|endpoints| upstream.change(Some(endpoints), None));
+            if let Some(Ok(change)) = change {
+                upstream.settle(change);
+            }
+        }
         Ok(())
+    }
+
+    fn replaced(&self) -> impl Iterator<Item = Arc<Upstream>> {
+        self.replaced.iter().filter_map(Weak::upgrade)
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<Upstream>> {

@@ -129,6 +129,21 @@ def test_a_reload_keeps_what_it_does_not_change(
     assert status == 200 and json.loads(body)["changed"] is False
 
 
+def test_connections_from_before_a_reload_follow_too(
+    gateway: conftest.Start, serve: conftest.Serve, authority: Authority, edge: Pair, tmp_path: Path
+) -> None:
+    blue, green = serve(named("blue")), serve(named("green"))
+    services = Services(tmp_path, api=[f"127.0.0.1:{blue.port}"])
+    edge_gateway = gateway(services.settings(edge))
+    with Http1.open(edge_gateway.address(), authority.certificate) as kept:
+        assert kept.request("/").body == b"blue"
+        for timeout in ("1s", "2s"):
+            edge_gateway.apply(services.settings(edge, timeouts={"connect": timeout}))
+        services.write(api=[f"127.0.0.1:{green.port}"])
+        eventually(lambda: answers(edge_gateway, authority.certificate, 1) == {"green": 1})
+        eventually(lambda: kept.request("/").body == b"green")
+
+
 def test_a_reload_forgets_no_verdict_but_that_of_a_check_that_is_no_more(
     gateway: conftest.Start, serve: conftest.Serve, authority: Authority, edge: Pair
 ) -> None:
@@ -163,11 +178,12 @@ def test_a_refused_reload_follows_what_it_did(
         bad["upstreams"][0]["discover"]["service"] = "nobody"
         edge_gateway.write(bad)
         status, _ = edge_gateway.admin("/reload", "POST")
-    assert status == 422
-    assert service(edge_gateway)["service"] == "api"
-    green = serve(named("green"))
-    services.write(api=[f"127.0.0.1:{green.port}"])
-    eventually(lambda: answers(edge_gateway, authority.certificate, 2) == {"green": 2})
+        assert status == 422
+        assert service(edge_gateway)["service"] == "api"
+        # The port stays taken meanwhile: the file is looked at again whenever it changes.
+        green = serve(named("green"))
+        services.write(api=[f"127.0.0.1:{green.port}"])
+        eventually(lambda: answers(edge_gateway, authority.certificate, 2) == {"green": 2})
 
 
 def test_checks_take_listed_endpoints_out_and_back(

@@ -78,6 +78,8 @@ impl UpstreamBody {
             Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() || self.is_end_stream() {
                     self.came_whole();
+                } else if !self.settled {
+                    self.active.answers(true);
                 }
                 Poll::Ready(Some(self.admit(frame)))
             }
@@ -111,12 +113,14 @@ impl UpstreamBody {
     fn came_whole(&mut self) {
         if !self.settled {
             self.settled = true;
+            self.active.answers(false);
             self.active.endpoint().succeeded();
         }
         self.active.end();
     }
 
     fn cut_short(&mut self, error: &BodyError) {
+        self.active.answers(false);
         if !std::mem::replace(&mut self.settled, true) && !matches!(error, BodyError::Over) {
             // `Over`: it waits for what its client has not sent.
             self.active.endpoint().response_failed(Reason::ResponseIncomplete);

@@ -178,6 +178,8 @@ pub struct Active {
     /// It has one for its connection, as those are limited.
     permitted: bool,
     ended: bool,
+    /// It has begun to answer: if that is cut off now, it is because its client has had enough.
+    answering: bool,
 }
 
 impl Active {
@@ -185,7 +187,7 @@ impl Active {
     pub fn begin(endpoint: &Arc<Endpoint>) -> Option<Self> {
         let before = endpoint.active.fetch_add(1, Ordering::Relaxed);
         endpoint.metrics.active.inc();
-        let active = Self { endpoint: endpoint.clone(), permitted: false, ended: false };
+        let active = Self { endpoint: endpoint.clone(), permitted: false, ended: false, answering: false };
         endpoint.breaker.admits(before).then_some(active)
     }
 
@@ -208,6 +210,11 @@ impl Active {
         }
     }
 
+    /// Whether the endpoint gets credit for what it has answered so far, should nobody want more.
+    pub fn answers(&mut self, answering: bool) {
+        self.answering = answering;
+    }
+
     /// The endpoint has done its part, whoever may still be at work on what it sent.
     pub fn end(&mut self) {
         if !self.ended {
@@ -221,6 +228,9 @@ impl Active {
 
 impl Drop for Active {
     fn drop(&mut self) {
+        if self.answering {
+            self.endpoint.succeeded();
+        }
         self.end();
     }
 }

@@ -13,7 +13,7 @@ use super::Upstream;
 use super::answer::Answer;
 use super::attempt::Reached;
 use super::endpoint::Active;
-use super::request::{Outbound, Patience};
+use super::request::{Late, Outbound, Patience};
 use super::retry::{Failed, Journey};
 use crate::protocol::http::body::RequestBody;
 
@@ -58,9 +58,9 @@ impl Upstream {
         };
         tried.unwrap_or_else(|| {
             if let Some(second) = second {
-                self.given_up(second, second_reached, request, true, false, patience);
+                self.given_up(second, Late::bodiless(second_reached), request, patience);
             }
-            Err(self.given_up(member, reached, request, true, false, patience))
+            Err(self.given_up(member, Late::bodiless(reached), request, patience))
         })
     }
 }

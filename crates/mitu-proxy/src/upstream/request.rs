@@ -67,6 +67,25 @@ impl Patience<'_> {
     }
 }
 
+/// How a try stands whose time is over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Late {
+    pub reached: Reached,
+    /// Nothing of the body has left.
+    pub whole: bool,
+    /// The endpoint has had the time.
+    pub blamed: bool,
+    /// The client owes a piece of the body.
+    pub awaited: bool,
+}
+
+impl Late {
+    /// Of a request without a body.
+    pub fn bodiless(reached: Reached) -> Self {
+        Self { reached, whole: true, blamed: true, awaited: false }
+    }
+}
+
 impl Upstream {
     /// Sends a request and waits for the head of its response, here or there.
     pub async fn request(
@@ -137,34 +156,39 @@ impl Upstream {
         };
         tried.unwrap_or_else(|| {
             let whole = bodiless || (!body.is_empty() && !body.is_started());
-            Err(self.given_up(member, reached, request, whole, awaits_client(), patience))
+            // The time for a try begins anew when the client's part has come; that of a route does not, so a client that is
+            // slow with its body could have any endpoint blamed.
+            let blamed = bodiless || patience.per_try.is_some();
+            let late = Late { reached, whole, blamed, awaited: awaits_client() };
+            Err(self.given_up(member, late, request, patience))
         })
     }
 
-    /// What it means that a try has taken too long. `whole`: nothing of the body has left. `awaited`: the client owes a
-    /// piece of it.
+    /// What it means that a try has taken too long.
     pub(super) fn given_up(
         &self,
         member: &Member,
-        reached: Reached,
+        late: Late,
         request: &Outbound<'_>,
-        whole: bool,
-        awaited: bool,
         patience: &Patience<'_>,
     ) -> Failed {
         let endpoint = &member.endpoint;
-        let reason = match reached {
+        let reason = match late.reached {
             Reached::Queue => Reason::Overflow,
-            _ if awaited => Reason::BodyTimeout,
+            _ if late.awaited => Reason::BodyTimeout,
             Reached::Endpoint | Reached::Sent => {
-                if reached == Reached::Endpoint {
+                if late.reached == Reached::Endpoint {
                     endpoint.standing.rest();
                 }
-                endpoint.response_failed(Reason::ResponseTimeout);
+                if late.blamed {
+                    endpoint.response_failed(Reason::ResponseTimeout);
+                } else {
+                    endpoint.metrics.response_failed(Reason::ResponseTimeout);
+                }
                 Reason::ResponseTimeout
             }
         };
-        let safe = whole && (reached != Reached::Sent || request.is_idempotent());
+        let safe = late.whole && (late.reached != Reached::Sent || request.is_idempotent());
         let time = Instant::now() < patience.deadline;
         Failed::because(UpstreamError::new(reason).at(&endpoint.address), Retry::Timeout, safe && time)
     }

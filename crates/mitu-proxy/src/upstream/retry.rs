@@ -151,15 +151,19 @@ impl<'a> Journey<'a> {
         if self.retries == config.attempts || !is_wanted(config, retry) {
             return None;
         }
-        let other = self.choose(&self.tried);
-        // Who has just not let in one connection will not let in another.
-        let next = if retry == Retry::Connect { other } else { other.or_else(|_| self.choose(&[])) }.ok()?;
+        if retry == Retry::Connect && !self.has_others() {
+            return None;
+        }
         // Elsewhere a connection may be made at once; whatever else went wrong may be too much load.
         let wait = if retry == Retry::Connect { Duration::ZERO } else { backoff(self.retries) };
         let not_before = Instant::now() + wait;
+        // Before an endpoint is chosen: one that waits for somebody to try it is not to wait in vain.
         if deadline.is_some_and(|deadline| not_before >= deadline) || !self.pay() {
             return None;
         }
+        let other = self.choose(&self.tried);
+        // Who has just not let in one connection will not let in another.
+        let next = if retry == Retry::Connect { other } else { other.or_else(|_| self.choose(&[])) }.ok()?;
         self.endpoints.member(index).endpoint.metrics.retried(retry);
         self.retries += 1;
         let active = Active::begin(&self.endpoints.member(next).endpoint)?;
@@ -169,14 +173,19 @@ impl<'a> Journey<'a> {
     /// A place at a second endpoint for what a first one, `index`, has not answered yet.
     pub fn hedge(&mut self, index: usize) -> Option<(usize, Active)> {
         self.tried.push(index);
-        let other = self.endpoints.choose(self.place(), self.hash, &self.tried, false).ok()?;
-        if !self.pay() {
+        if !self.has_others() || !self.pay() {
             return None;
         }
+        let other = self.endpoints.choose(self.place(), self.hash, &self.tried, false).ok()?;
         let active = Active::begin(&self.endpoints.member(other).endpoint)?;
         self.endpoints.member(index).endpoint.metrics.retried(Retry::Hedge);
         self.tried.push(other);
         Some((other, active))
+    }
+
+    /// Whether there are endpoints that it has not been to.
+    fn has_others(&self) -> bool {
+        (0..self.endpoints.members().len()).any(|index| !self.tried.contains(&index))
     }
 
     fn choose(&self, tried: &[usize]) -> Result<usize, UpstreamError> {
