@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Self
 
 from mitu import _native
 from mitu.certificates import describe
@@ -29,7 +27,8 @@ from mitu.config.load import load_config
 from mitu.config.model import Config
 from mitu.config.resolve import resolved
 from mitu.config.secret import Secret
-from mitu.discovery.service import NOTHING, Discovery
+from mitu.data_plane import DataPlane
+from mitu.discovery.service import Discovery
 from mitu.errors import ConfigError, MituError, ReloadError, StartError
 from mitu.handlers import HandlerServers
 from mitu.memory import memory_limit
@@ -41,10 +40,6 @@ DRAIN_TIMEOUT = 30.0
 
 _DRAIN_POLL = 0.02
 _TOKEN_LENGTH = 16
-_THREADS = 4
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +114,8 @@ class Gateway:
         self._inherited = {name: list(fds) for name, fds in (inherited or {}).items()}
         self._admit = admit
         self._handlers = HandlerServers()
-        self._discovery = Discovery(self._push, self._pull)
-        # Its own, since names that do not resolve can hold up all of asyncio's.
-        self._threads = ThreadPoolExecutor(_THREADS, "mitu-data-plane")
+        self._plane = DataPlane()
+        self._discovery = Discovery(self._plane)
         self._open_files: int | None = None
         self._reloading = asyncio.Lock()
         self._server: _native.Server | None = None
@@ -164,27 +158,14 @@ class Gateway:
     async def _start(self, compiled: Compiled, discovered: str) -> None:
         inherited, self._inherited = self._inherited, {}
         arguments = (compiled.runtime, compiled.secrets, discovered, inherited)
-        self._server = await self._call(_native.start, *arguments)
-
-    async def _call(self, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> T:
-        """Call what may block in the data plane."""
-        called = functools.partial(function, *arguments, **named)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, called)
-
-    async def _push(self, discovered: str) -> None:
-        if self._server is not None and self._stopping is None:
-            await self._call(self._server.discover, discovered)
-
-    async def _pull(self) -> str:
-        if self._server is None or self._stopping is not None:
-            return NOTHING
-        return await self._call(self._server.endpoints)
+        self._server = self._plane.server = await self._plane.call(_native.start, *arguments)
 
     async def _abandon(self) -> None:
         self._live = None
         for fd in (fd for fds in self._inherited.values() for fd in fds):
             os.close(fd)
         await self._handlers.close()
+        await self._plane.end()
 
     async def reload(self, new: str | Path | Config | None = None) -> bool:
         """Make `new`, or the file as it now is, live for new connections. Whether anything changed.
@@ -223,7 +204,7 @@ class Gateway:
             if changed:
                 async with self._discovery.following(loaded.config) as discovered:
                     arguments = (loaded.compiled.runtime, loaded.compiled.secrets, discovered)
-                    await self._call(server.reload, *arguments)
+                    await self._plane.call(server.reload, *arguments)
         except _Refused as error:
             raise ReloadError(str(error)) from error
         self._live = loaded
@@ -245,7 +226,7 @@ class Gateway:
         self._draining = True
         self._discovery.hurry()
         async with self._reloading:  # One that is under way is finished, and those that wait are refused.
-            await self._call(server.drain, timeout)
+            await self._plane.call(server.drain, timeout)
         deadline = time.monotonic() + timeout
         while server.active() and time.monotonic() < deadline and self._stopping is None:
             with contextlib.suppress(TimeoutError):
@@ -264,7 +245,8 @@ class Gateway:
     async def _stop(self, server: _native.Server) -> None:
         self._cut_off = server.active()
         await self._discovery.close()
-        await self._call(server.stop)
+        await self._plane.call(server.stop)
+        await self._plane.end()
         await self._handlers.close()
         self._stopped.set()
 

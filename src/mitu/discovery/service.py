@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from mitu.alpn.ranking import Ranking
 from mitu.alpn.sources import Ranked, ranked
 from mitu.alpn.steady import Steady
 from mitu.config.model import Config
+from mitu.data_plane import DataPlane
 from mitu.discovery import report, traffic
 from mitu.discovery.following import Following, is_tracked, settings_of
 from mitu.discovery.plan import Plan
@@ -25,9 +26,6 @@ from mitu.discovery.store import Store, default_folder
 from mitu.discovery.tracked import Change
 
 log = logging.getLogger("mitu")
-
-NOTHING = "{}"
-"""A document of the data plane's that says nothing."""
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks at what traffic shows. The data plane itself acts on that at once."""
@@ -40,11 +38,11 @@ _AGAIN = 1.0
 
 
 class Discovery:
-    """`push` makes what is known live in the data plane, and `pull` asks it what it knows of the endpoints (JSON)."""
+    """Follows what the configurations of one gateway name, for its data plane."""
 
-    def __init__(self, push: Callable[[str], Awaitable[None]], pull: Callable[[], Awaitable[str]]) -> None:
+    def __init__(self, plane: DataPlane) -> None:
         self.decisions = Decisions()
-        self._push, self._pull = push, pull
+        self._plane = plane
         self._plan: Plan | None = None
         self._orders: dict[str, Ranking] = {}
         self._changes: list[Change] = []
@@ -165,7 +163,7 @@ class Discovery:
         while True:
             await asyncio.sleep(_LOOK_EVERY)
             try:
-                found = traffic.seen(await self._pull())
+                found = traffic.seen(await self._plane.endpoints())
                 for name, one in ({} if self._plan is None else self._plan.following).items():
                     one.tracked.observed(found.get(name, traffic.Traffic()))
             except Exception:  # Evidence from elsewhere still counts.
@@ -178,7 +176,7 @@ class Discovery:
             return None
         told = len(self._changes)
         document, rankings, again = plan.known(time.monotonic())
-        await self._push(document)
+        await self._plane.discover(document)
         changes, self._changes = self._changes[:told], self._changes[told:]
         now = time.monotonic()
         for one in plan.rankings:
