@@ -31,6 +31,8 @@ class Wanted:
     command: Sequence[str] = ()
     """What installs it where no package does."""
     get: str = ""
+    optional: bool = False
+    """Large, and slow to build: without it its tests are skipped and say so, and all others are run."""
 
     @property
     def advice(self) -> str:
@@ -65,7 +67,7 @@ WANTED = {
         Wanted("go", get="install Go 1.25 or newer from https://go.dev/dl"),
         Wanted("node", get="install Node.js 20 or newer from https://nodejs.org"),
         *(
-            Wanted(name, command=(sys.executable, "-m", "support.go_servers", name))
+            Wanted(name, command=(sys.executable, "-m", "support.go_servers", name), optional=True)
             for name in ("consul", "etcd", "kube-apiserver", "kubectl")
         ),
         Wanted("h2spec", command=("go", "install", f"github.com/summerwind/h2spec/cmd/h2spec@{H2SPEC}")),
@@ -93,7 +95,7 @@ def show() -> int:
 
 
 def install() -> int:
-    """Gets what can be had; the exit code says whether all of it could."""
+    """Gets what can be had; the exit code says whether all of it could that is not optional."""
     packages = [one.package for one in missing() if one.package]
     if packages and os.geteuid() == 0 and shutil.which("apt-get"):
         # The programs are wanted, not the services that their packages would start.
@@ -105,7 +107,7 @@ def install() -> int:
         if one.command and shutil.which(one.command[0]):
             subprocess.run(one.command, check=False)
     show()
-    return 1 if missing() else 0
+    return 1 if any(not one.optional for one in missing()) else 0
 
 
 if __name__ == "__main__":
