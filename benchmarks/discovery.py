@@ -31,6 +31,7 @@ from benchmarks.harness.bench import CLIENT_CORE, SERVER_CORE, Bench, Benchmark,
 from benchmarks.harness.certificates import Certificate
 from benchmarks.harness.results import Sheet
 from benchmarks.harness.server import Server, ServerError, free_ports, running
+from mitu.admin.client import AdminClient
 
 INSTANCES = (10, 100, 1000)
 CHANGES_PER_SECOND = 100
@@ -280,12 +281,7 @@ def _gateway(folder: Path, certificate: Certificate, registry: Registry) -> Iter
 
 
 def _decisions(folder: Path) -> list[dict[str, Any]]:
-    connection = http.client.HTTPConnection("admin", timeout=30)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(str(folder / "admin.sock"))
-    connection.request("GET", "/alpn?decisions=1000")
-    (ranking,) = json.load(connection.getresponse())
-    connection.close()
+    (ranking,) = AdminClient(folder / "admin.sock").get("/alpn?decisions=1000")
     found: list[dict[str, Any]] = ranking["decisions"]
     return found
 

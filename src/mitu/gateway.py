@@ -118,7 +118,6 @@ class Gateway:
         self._discovery = Discovery(self._plane)
         self._open_files: int | None = None
         self._reloading = asyncio.Lock()
-        self._server: _native.Server | None = None
         self._live: Loaded | None = None
         self._tried: Config | None = None
         self._started = self._draining = False
@@ -158,7 +157,7 @@ class Gateway:
     async def _start(self, compiled: Compiled, discovered: str) -> None:
         inherited, self._inherited = self._inherited, {}
         arguments = (compiled.runtime, compiled.secrets, discovered, inherited)
-        self._server = self._plane.server = await self._plane.call(_native.start, *arguments)
+        self._plane.server = await self._plane.call(_native.start, *arguments)
 
     async def _abandon(self) -> None:
         self._live = None
@@ -220,7 +219,7 @@ class Gateway:
 
     async def drain(self, timeout: float = DRAIN_TIMEOUT) -> bool:  # noqa: ASYNC109 - a bound, not a cancellation
         """Stop accepting, let connections finish for `timeout` seconds, then stop. Whether all of them finished."""
-        server = self._server
+        server = self._plane.server
         if server is None:
             return True
         self._draining = True
@@ -236,10 +235,11 @@ class Gateway:
 
     async def stop(self) -> None:
         """Close every connection at once."""
-        if self._server is None:
+        server = self._plane.server
+        if server is None:
             return
         if self._stopping is None:
-            self._stopping = asyncio.create_task(self._stop(self._server))
+            self._stopping = asyncio.create_task(self._stop(server))
         await asyncio.shield(self._stopping)
 
     async def _stop(self, server: _native.Server) -> None:
@@ -283,7 +283,7 @@ class Gateway:
             return "stopped"
         if self._draining:
             return "draining"
-        return "serving" if self._server is not None else "starting"
+        return "serving" if self._plane.server is not None else "starting"
 
     @property
     def active(self) -> int:
@@ -373,9 +373,9 @@ class Gateway:
         }
 
     def _running(self) -> _native.Server:
-        if self._server is None:
+        if self._plane.server is None:
             raise StartError("the gateway has not been started")
-        return self._server
+        return self._plane.server
 
 
 def digest(compiled: Compiled, config: Config, token: str | None) -> str:
@@ -398,8 +398,7 @@ def _discovered_by(config: Config) -> Iterator[str]:
     """What upstreams and rankings are learned from, passwords included."""
     yield config.discovery.model_dump_json()
     for one in config.discovery.providers:
-        for secret in (one.consul and one.consul.token, one.etcd and one.etcd.password):
-            yield secret.value.get_secret_value() if secret and secret.value else ""
+        yield from (secret.value.get_secret_value() for secret in one.secrets.values() if secret.value is not None)
         yield repr(sorted(fingerprint(named_files(one)).items()))
     yield from (upstream.model_dump_json() for upstream in config.upstreams)
     yield from (listener.alpn_ranking.model_dump_json() for listener in config.listeners if listener.alpn_ranking)

@@ -15,7 +15,7 @@ import pytest
 from support.certificates import Authority, Pair
 from support.client import Http1, connect, context
 from support.gateway import Gateway, Settings, configuration, listener, upstream
-from support.mqtt import Session
+from support.mqtt import Session, length
 from support.net import eventually, free_port, wait_for_port
 from support.process import Program, output
 from support.servers import Loop, echo
@@ -141,15 +141,6 @@ def packet(client: bytes, *, properties: bytes | None = None) -> bytes:
         body += length(len(properties)) + properties
     body += struct.pack("!H", len(client)) + client
     return b"\x10" + length(len(body)) + body
-
-
-def length(value: int) -> bytes:
-    coded = b""
-    while True:
-        value, low = value >> 7, value & 0x7F
-        coded += bytes([low | (0x80 if value else 0)])
-        if not value:
-            return coded
 
 
 def test_every_byte_is_passed_on_as_it_came(gateway: Start, authority: Authority, edge: Pair, serve: Serve) -> None:

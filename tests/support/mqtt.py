@@ -83,7 +83,7 @@ class Session:
             await self.writer.wait_closed()
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
-        self.writer.write(bytes([kind << 4 | flags]) + _length(len(body)) + body)
+        self.writer.write(bytes([kind << 4 | flags]) + length(len(body)) + body)
 
     async def _answer(self, kind: int, within: float = 20) -> tuple[int, bytes]:
         try:
@@ -129,7 +129,7 @@ def _text(text: str) -> bytes:
     return struct.pack("!H", len(data)) + data
 
 
-def _length(value: int) -> bytes:
+def length(value: int) -> bytes:
     coded = b""
     while True:
         value, low = value >> 7, value & 0x7F

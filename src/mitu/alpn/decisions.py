@@ -48,12 +48,11 @@ class Decisions:
         told = list(causes[:_CAUSES])
         if len(causes) > _CAUSES:
             told.append(f"{len(causes) - _CAUSES} more")
-        known = tuple(told) or ("the configuration",)
-        decision = Decision(time.time(), ranking, tuple(before), tuple(after), known, took)
+        decision = Decision(time.time(), ranking, tuple(before), tuple(after), tuple(told), took)
         self._last.append(decision)
         self.total += 1
         return decision
 
-    def of(self, ranking: str | None = None, limit: int = 100) -> list[Decision]:
-        """The last ones, of one ranking or of all."""
-        return [one for one in self._last if ranking in (None, one.ranking)][-limit:]
+    def of(self, ranking: str, limit: int) -> list[Decision]:
+        """The last ones of a ranking."""
+        return [one for one in self._last if one.ranking == ranking][-limit:]

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from mitu.config.listeners import H3
 from mitu.discovery.instance import Health
 
 
@@ -93,17 +94,14 @@ class Ranking:
     """Whether the configured order is in force, because nothing would be offered otherwise, or nothing over TCP."""
 
 
-_OVER_QUIC = frozenset({"h3"})
-
-
 def rank(protocols: Sequence[str], behind: Mapping[str, Behind], scores: Mapping[str, Score]) -> Ranking:
     """`protocols`: those that are allowed, in the configured order."""
     standings = [_standing(name, behind.get(name, Behind()), scores.get(name, OTHERS)) for name in protocols]
     # Sorting is stable: equal ones stay in the configured order.
     ordered = sorted(standings, key=lambda one: (one.worth is None, -(one.worth or 0)))
     order = tuple(one.protocol for one in ordered if one.offered)
-    over_tcp = tuple(name for name in protocols if name not in _OVER_QUIC)
-    if over_tcp and not _OVER_QUIC.issuperset(order):
+    over_tcp = tuple(name for name in protocols if name != H3)
+    if over_tcp and any(name != H3 for name in order):
         return Ranking(order, tuple(ordered))
     # Nobody could come, not even to hear of h3.
     return Ranking((*order, *over_tcp) or tuple(protocols), tuple(ordered), configured=bool(over_tcp) or not order)
@@ -123,7 +121,7 @@ def _standing(protocol: str, behind: Behind, score: Score) -> Standing:
     if not speaking:
         return Standing(protocol, None, f"{_count(len(voices))} there, and none speaks it")
     total = sum(max(one.weight, 1) for one in voices)
-    by_health = (score.base, score.base + score.degraded, score.base + score.unavailable)
+    by_health = {health: score.at(health) for health in Health}
     worth = sum(max(one.weight, 1) * by_health[one.health] for one in speaking)
     return Standing(protocol, Fraction(worth, total), _why(speaking, voices))
 

@@ -9,6 +9,7 @@ from mitu.alpn.ranking import SCORES, Score
 from mitu.config.alpn_policy import alpn_policy, ranking_name
 from mitu.config.certificates import covered
 from mitu.config.listeners import AlpnRanking, Listener, SiteSettings
+from mitu.config.sites import settings_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,7 @@ def _behind_routes(listener: Listener, site: SiteSettings | None) -> tuple[str, 
 
 def _concerns(listener: Listener, host: str, site: SiteSettings | None) -> bool:
     """Whether a client that asks for `host`, or for a name that it covers, can be the site's."""
-    if _site_of(listener, host) is site:
+    own = settings_of(host, [one.names for one in listener.sites])
+    if (None if own is None else listener.sites[own]) is site:
         return True
     return site is not None and any(covered(name, (host,)) for name in site.names)
-
-
-def _site_of(listener: Listener, name: str) -> SiteSettings | None:
-    """Whose settings clients of a name get: an exact one goes before a wildcard."""
-    exact = [site for site in listener.sites if name in site.names]
-    return next(iter((*exact, *(site for site in listener.sites if covered(name, site.names)))), None)

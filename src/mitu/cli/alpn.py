@@ -52,14 +52,13 @@ def explain(
 
 def _explained(listener: dict[str, Any], rankings: list[dict[str, Any]], host: str | None) -> dict[str, Any]:
     """What a listener does for `host`: the rankings concerned, or the order that stays and why."""
-    from mitu.config.certificates import covered
+    from mitu.config.sites import settings_of
 
     site = None
     if host is not None:
-        name = host.lower()
         sites = listener.get("sites", [])
-        exact = [one for one in sites if name in one["names"]]
-        site = next(iter((*exact, *(one for one in sites if covered(name, tuple(one["names"]))))), None)
+        at = settings_of(host.lower(), [tuple(one["names"]) for one in sites])
+        site = None if at is None else sites[at]
     own = [one for one in rankings if one["listener"] == listener["name"]]
     if host is not None:
         wanted = [] if site is None else site["names"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,11 +34,9 @@ def command(
     """
     with reporting(as_json=as_json):
         where = admin_socket(config, socket)
-        if watch and not as_json:
-            _watch(where, upstream)
-            return
         if watch:
-            _watch_json(where, upstream)
+            with contextlib.suppress(KeyboardInterrupt):
+                (_watch_json if as_json else _watch)(where, upstream)
             return
         found = _ask(where, upstream)
     if as_json:
@@ -71,26 +70,20 @@ def _well(found: dict[str, Any]) -> bool:
 
 def _watch(socket: Path, upstream: str | None) -> None:
     with Live(console=console(), auto_refresh=False, screen=False) as live:
-        try:
-            while True:
-                live.update(_show(_ask(socket, upstream)), refresh=True)
-                time.sleep(_WATCH_EVERY)
-        except KeyboardInterrupt:
-            return
+        while True:
+            live.update(_show(_ask(socket, upstream)), refresh=True)
+            time.sleep(_WATCH_EVERY)
 
 
 def _watch_json(socket: Path, upstream: str | None) -> None:
     """A document each time that something is otherwise."""
     before = None
-    try:
-        while True:
-            found = _ask(socket, upstream)
-            if found != before:
-                print_json(found)
-                before = found
-            time.sleep(_WATCH_EVERY)
-    except KeyboardInterrupt:
-        return
+    while True:
+        found = _ask(socket, upstream)
+        if found != before:
+            print_json(found)
+            before = found
+        time.sleep(_WATCH_EVERY)
 
 
 def _show(found: dict[str, Any]) -> Group:

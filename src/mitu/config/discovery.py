@@ -130,6 +130,17 @@ class Provider(Model):
     def kind(self) -> str:
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
+    @property
+    def settings(self) -> Model:
+        """Those of its kind."""
+        found: Model = getattr(self, self.kind)
+        return found
+
+    @property
+    def secrets(self) -> dict[str, Secret]:
+        """What it is let in with, by the field's name."""
+        return {name: value for name, value in self.settings if isinstance(value, Secret)}
+
 
 class Discovery(Model):
     """Service discovery. `consul`, `etcd`, `dns` and `kubernetes` are known with all defaults without being listed."""

@@ -15,15 +15,14 @@ def check_provider_files(discovery: Discovery, inspector: Inspector) -> None:
         loc: Loc = ("discovery", "providers", at, provider.kind)
         for path, where in _certificates(provider, loc):
             inspector.read(path, where)
-        for name in ("token", "password"):
-            secret = getattr(getattr(provider, provider.kind), name, None)
-            if secret is not None and secret.file is not None:
+        for name, secret in provider.secrets.items():
+            if secret.file is not None:
                 where = (*loc, name, "file")
                 if inspector.read(secret.file, where) is not None:
                     inspector.check_mode(secret.file, where)
 
 
 def _certificates(provider: Provider, loc: Loc) -> list[tuple[Path, Loc]]:
-    tls = getattr(getattr(provider, provider.kind), "tls", None)
+    tls = getattr(provider.settings, "tls", None)
     named = [] if tls is None else [(getattr(tls, name), name) for name in ("ca", "certificate", "key")]
     return [(path, (*loc, "tls", name)) for path, name in named if path is not None]

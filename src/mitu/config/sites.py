@@ -47,7 +47,7 @@ def derive_sites(candidates: Sequence[Candidate], settings: Sequence[tuple[str, 
     listed = (name for names in settings for name in names if covered(name, known))
     groups: dict[tuple[tuple[str, ...], int | None], list[str]] = {}
     for name in dict.fromkeys((*known, *listed)):
-        groups.setdefault((_certificates(name, candidates), _settings(name, settings)), []).append(name)
+        groups.setdefault((_certificates(name, candidates), settings_of(name, settings)), []).append(name)
     return tuple(Site(tuple(names), certificates, own) for (certificates, own), names in groups.items())
 
 
@@ -60,7 +60,8 @@ def default_site(sites: tuple[Site, ...]) -> tuple[tuple[Site, ...], int]:
     return (*sites, wanted), len(sites)
 
 
-def _settings(name: str, settings: Sequence[tuple[str, ...]]) -> int | None:
+def settings_of(name: str, settings: Sequence[tuple[str, ...]]) -> int | None:
+    """Which of `settings`, the names of each, are those of `name`; an exact one goes before a wildcard."""
     exact = [at for at, names in enumerate(settings) if name in names]
     wildcard = [at for at, names in enumerate(settings) if covered(name, names)]
     return next(iter((*exact, *wildcard)), None)

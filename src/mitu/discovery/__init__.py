@@ -1,5 +1,6 @@
 """Service discovery: which instances there are, how they are, and what they speak.
 
-`provider.py` is the interface, one file each implements it; `watcher.py` keeps a service's state through outages,
-`table.py` holds what is known of all, `service.py` makes the gateway act on it.
+`provider.py` is the interface, one file each implements it; `tracked.py` keeps an upstream's state through outages,
+`following.py` runs what keeps track of it, `plan.py` says what all of that comes to under one configuration, and
+`service.py` makes it live.
 """

@@ -16,11 +16,12 @@ import aiohttp
 
 from mitu.config.discovery import ConsulProvider, Discover
 from mitu.discovery.consul_entries import Found, one_line, read
+from mitu.discovery.http_answer import read_body, reason
 from mitu.discovery.provider import ProviderError, tls_context
-from mitu.discovery.reasons import reason
 
 LARGEST_ANSWER = 64 << 20
 """Bytes: some 40,000 instances."""
+_TOO_LONG = f"an answer of more than {LARGEST_ANSWER >> 20} MiB; a 'tag' makes it smaller"
 _LARGEST_REFUSAL = 4096
 _LARGEST_INDEX = 1 << 64
 _CONNECT = 10.0
@@ -95,7 +96,7 @@ class Query:
             raise ProviderError(await self._refusal(response))
         headers = response.headers
         index = _index(headers.get("X-Consul-Index", ""))
-        found = read(await _body(response), self._tag)
+        found = read(await read_body(response, LARGEST_ANSWER, _TOO_LONG), self._tag)
         # Who has no token is not told that anything is hidden, yet where nobody may see anything it probably is.
         guarded = headers.get("X-Consul-Default-ACL-Policy") == "deny"
         hidden = headers.get("X-Consul-Results-Filtered-By-ACLs") == "true"
@@ -150,12 +151,3 @@ def _index(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) < _LARGEST_INDEX):
         raise ProviderError(f"an answer without an index; {_API}")
     return int(text)
-
-
-async def _body(response: aiohttp.ClientResponse) -> bytearray:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > LARGEST_ANSWER:
-            raise ProviderError(f"an answer of more than {LARGEST_ANSWER >> 20} MiB; a 'tag' makes it smaller")
-    return body

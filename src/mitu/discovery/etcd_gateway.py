@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 import aiohttp
 
 from mitu.config.discovery import EtcdProvider
+from mitu.discovery.http_answer import read_body, reason
 from mitu.discovery.provider import ProviderError, tls_context
-from mitu.discovery.reasons import reason
 
 T = TypeVar("T")
 Message = Mapping[str, Any]
 
 _LONGEST_ANSWER = 16 << 20
+_TOO_LONG = f"an answer of more than {_LONGEST_ANSWER >> 20} MiB"
 _LONGEST_TOKEN = 8 << 10
 _LONGEST_REASON = 200
 
@@ -184,7 +185,7 @@ class Gateway:
 
     async def _post(self, path: str, body: Message, token: str) -> Message:
         async with await self._send(path, body, token) as response:
-            return _object(await _read(response))
+            return _object(await read_body(response, _LONGEST_ANSWER, _TOO_LONG))
 
     async def _send(self, path: str, body: Message, token: str) -> aiohttp.ClientResponse:
         response = await self._session.post(
@@ -197,7 +198,7 @@ class Gateway:
         if response.status == 200:
             return response
         async with response:
-            raise _refusal(await _read(response), f"status {response.status}")
+            raise _refusal(await read_body(response, _LONGEST_ANSWER, _TOO_LONG), f"status {response.status}")
 
 
 @asynccontextmanager
@@ -248,15 +249,6 @@ def field(message: object, name: str, kind: type[T]) -> T:
     return found
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    data = bytearray()
-    async for chunk in response.content.iter_any():
-        data += chunk
-        if len(data) > _LONGEST_ANSWER:
-            raise ProviderError(f"an answer of more than {_LONGEST_ANSWER >> 20} MiB")
-    return bytes(data)
-
-
 def _object(data: bytes | bytearray) -> dict[str, Any]:
     try:
         answer = json.loads(data)
@@ -280,7 +272,7 @@ def _result(line: bytes | bytearray) -> Message:
     return result
 
 
-def _refusal(data: bytes, otherwise: str) -> Exception:
+def _refusal(data: bytes | bytearray, otherwise: str) -> Exception:
     """The error in an answer; `otherwise`, for a server that is not etcd."""
     try:
         said = _object(data)

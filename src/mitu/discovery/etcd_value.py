@@ -10,22 +10,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from mitu.config.types import SocketName
 from mitu.discovery import metadata
-from mitu.discovery.instance import Health, Instance
+from mitu.discovery.instance import HEALTH_WORDS, Health, Instance
 
 _LONGEST = 64 << 10
 """Bytes of one value."""
 
 _LONGEST_REASON = 200
 """Characters."""
-
-_HEALTH = {
-    "passing": Health.HEALTHY,
-    "healthy": Health.HEALTHY,
-    "warning": Health.DEGRADED,
-    "degraded": Health.DEGRADED,
-    "critical": Health.UNAVAILABLE,
-    "unavailable": Health.UNAVAILABLE,
-}
 
 _ADDRESS: TypeAdapter[str] = TypeAdapter(SocketName)
 
@@ -99,9 +90,9 @@ def _weight(said: object) -> int:
 
 def _health(said: Mapping[str, Any]) -> tuple[Health, str]:
     status = (_text(said, "status") or "passing").lower()
-    health = _HEALTH.get(status)
+    health = HEALTH_WORDS.get(status)
     if health is None:
-        raise UnreadableError(f"'status' is none of {', '.join(_HEALTH)}")
+        raise UnreadableError(f"'status' is none of {', '.join(HEALTH_WORDS)}")
     if health is Health.HEALTHY:
         return health, ""
     return health, (_text(said, "reason") or status)[:_LONGEST_REASON]

@@ -19,19 +19,10 @@ from mitu.config.load import read_document
 from mitu.config.source import SourceError
 from mitu.config.translate import translate
 from mitu.config.types import Alpn, IntRange, SocketName, Text, fail, shown
-from mitu.discovery.instance import Health, Instance, Snapshot
+from mitu.discovery.instance import HEALTH_WORDS, Instance, Snapshot
 from mitu.discovery.metadata import protocols
 from mitu.discovery.provider import ProviderError
 from mitu.watch import changes, fingerprint
-
-_HEALTH = {
-    "healthy": Health.HEALTHY,
-    "passing": Health.HEALTHY,
-    "degraded": Health.DEGRADED,
-    "warning": Health.DEGRADED,
-    "unavailable": Health.UNAVAILABLE,
-    "critical": Health.UNAVAILABLE,
-}
 
 
 class Listed(Model):
@@ -61,7 +52,7 @@ class Listed(Model):
             address=self.address,
             weight=self.weight,
             protocols=protocols(self.metadata) if self.protocols is None else self.protocols,
-            health=_HEALTH[self.status],
+            health=HEALTH_WORDS[self.status],
             reason=self.reason,
             zone=self.zone,
             metadata=self.metadata,

@@ -19,6 +19,17 @@ class Health(IntEnum):
         return self.name.lower()
 
 
+HEALTH_WORDS = {
+    "passing": Health.HEALTHY,
+    "healthy": Health.HEALTHY,
+    "warning": Health.DEGRADED,
+    "degraded": Health.DEGRADED,
+    "critical": Health.UNAVAILABLE,
+    "unavailable": Health.UNAVAILABLE,
+}
+"""How people write it: in words of their own, and in Consul's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One word on an instance's health: whose it is, and why."""

@@ -10,11 +10,11 @@ import aiohttp
 
 from mitu.config.discovery import KubernetesProvider
 from mitu.discovery.exec_credential import Credential, Plugin
+from mitu.discovery.http_answer import read_body, reason
 from mitu.discovery.kubeconfig import find
 from mitu.discovery.kubernetes_access import Access
 from mitu.discovery.kubernetes_objects import Status, parse
 from mitu.discovery.provider import ProviderError
-from mitu.discovery.reasons import reason
 
 CONNECT = 10.0
 """Seconds for a connection, TLS excluded."""
@@ -111,12 +111,7 @@ def _line(text: str) -> str:
 
 async def body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """ProviderError when there is more than `limit` bytes of it."""
-    data = bytearray()
-    async for chunk in response.content.iter_any():
-        data += chunk
-        if len(data) > limit:
-            raise ProviderError(f"the API server answers with more than {limit >> 10} KiB")
-    return bytes(data)
+    return bytes(await read_body(response, limit, f"the API server answers with more than {limit >> 10} KiB"))
 
 
 async def lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mitu.alpn.ranking import Behind, Ranking, Voice, rank
 from mitu.alpn.sources import Ranked
 from mitu.alpn.steady import Steady
+from mitu.config.listeners import H3
 from mitu.config.model import Config
 from mitu.discovery.balance import weights
 from mitu.discovery.following import Following
@@ -16,8 +17,6 @@ from mitu.discovery.instance import Health
 from mitu.discovery.tracked import Tracked, View
 
 Views = Mapping[str, list[View]]
-
-_OVER_QUIC = "h3"
 
 
 @dataclass
@@ -94,5 +93,5 @@ def _voice(key: tuple[str, str], view: View, health: Health) -> Voice:
     protocols = None if view.protocols is None else frozenset(view.protocols)
     if protocols is not None and not view.declared:
         # What was found out was found out over TCP, where nobody can tell.
-        protocols |= {_OVER_QUIC}
+        protocols |= {H3}
     return Voice("/".join(key), view.instance.weight, health, protocols)

@@ -88,16 +88,14 @@ class Discovery:
         following: dict[str, Following] = {}
         new: list[Following] = []
         try:
-            tracked = [upstream for upstream in config.upstreams if is_tracked(upstream)]
-            store = Store(config.discovery.state or default_folder()) if tracked else None
-            for upstream in tracked:
+            store = Store(config.discovery.state or default_folder())
+            for upstream in filter(is_tracked, config.upstreams):
                 settings = await asyncio.to_thread(settings_of, config, upstream)
                 known = live.get(upstream.name)
-                if store is not None and (known is None or known.settings != settings):
+                if known is None or known.settings != settings:
                     known = Following(config, upstream, settings, store, self._changed, known)
                     new.append(known)
-                if known is not None:
-                    following[upstream.name] = known
+                following[upstream.name] = known
             await self._first_words(new, config.discovery.start_timeout.total_seconds())
         except BaseException:
             await _stop(((one, live.get(one.tracked.name)) for one in new), forget=True)

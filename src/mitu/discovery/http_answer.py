@@ -1,4 +1,4 @@
-"""What went wrong on the way to a registry, in a few words."""
+"""What comes from a registry over HTTP: a body that is not too long, or what went wrong, in a few words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import ssl
 import aiohttp
 
 from mitu.discovery.instance import printable
+from mitu.discovery.provider import ProviderError
 
 
 def reason(error: Exception) -> str:
@@ -21,3 +22,13 @@ def reason(error: Exception) -> str:
     if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno and cause.errno > 0:
         return os.strerror(cause.errno).lower()
     return printable(str(cause)) or type(cause).__name__
+
+
+async def read_body(response: aiohttp.ClientResponse, limit: int, too_long: str) -> bytearray:
+    """All of it. ProviderError, in the words of `too_long`, when that is more than `limit` bytes."""
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > limit:
+            raise ProviderError(too_long)
+    return data
