@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import socket
 import ssl
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,34 @@ def test_a_reload_keeps_what_it_does_not_change(
     eventually(lambda: service(edge_gateway)["instances"] == [])
     status, body = edge_gateway.admin("/reload", "POST")
     assert status == 200 and json.loads(body)["changed"] is False
+
+
+def test_reloads_while_instances_come_and_go(
+    gateway: conftest.Start, serve: conftest.Serve, authority: Authority, edge: Pair, tmp_path: Path
+) -> None:
+    addresses: list[Entry] = [f"127.0.0.1:{serve(named(name)).port}" for name in ("a", "b", "c")]
+    services = Services(tmp_path, api=addresses)
+    edge_gateway = gateway(services.settings(edge))
+    over = threading.Event()
+
+    def churn() -> None:
+        for gone in itertools.cycle(addresses):
+            services.write(api=[one for one in addresses if one != gone])
+            if over.wait(0.05):
+                return
+
+    churning = threading.Thread(target=churn)
+    churning.start()
+    try:
+        with Requests(edge_gateway.address(), authority.certificate):
+            for seconds in range(1, 9):
+                # The upstream and the ranking both made anew.
+                serving = {"alpn_ranking": {"hold": f"{seconds}s"}}
+                edge_gateway.apply(services.settings(edge, serving=serving, timeouts={"connect": f"{seconds}s"}))
+                over.wait(0.3)
+    finally:
+        over.set()
+        churning.join()
 
 
 def test_connections_from_before_a_reload_follow_too(
