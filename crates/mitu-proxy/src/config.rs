@@ -420,6 +420,20 @@ pub struct EndpointConfig {
     /// `host:port`, `[v6]:port` or `unix:/path`; a host name is resolved at each connect.
     pub address: String,
     pub weight: u32,
+    /// It has keys of a hash, which go elsewhere for as long as it is not used.
+    #[serde(default = "used")]
+    pub used: bool,
+}
+
+impl EndpointConfig {
+    /// What it gets now.
+    pub fn share(&self) -> u32 {
+        if self.used { self.weight } else { 0 }
+    }
+}
+
+fn used() -> bool {
+    true
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

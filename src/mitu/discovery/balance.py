@@ -1,15 +1,23 @@
-"""Which instances get traffic, and how much: from what is known of them to the weights that the data plane goes by."""
+"""Which instances get traffic, and how much: from what is known of them to the shares that the data plane goes by."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from mitu.discovery.instance import Health
 from mitu.discovery.tracked import View
 
 
-def weights(views: Sequence[View], *, panic_threshold: float, zone: str | None = None) -> dict[str, int]:
-    """By address: each one's weight, 0 for those that are not to be used now.
+class Share(NamedTuple):
+    """Of an address. One that is not used has a weight too: it is what keys of a hash return to it by."""
+
+    weight: int
+    used: bool
+
+
+def shares(views: Sequence[View], *, panic_threshold: float, zone: str | None = None) -> dict[str, Share]:
+    """Each one's, by address.
 
     `zone`: prefer the instances there. `panic_threshold`: the share of the weight that has to be healthy for healthy
     ones to be enough; else degraded ones help, and if that is not enough either, all of them: a load that nobody can
@@ -23,11 +31,18 @@ def weights(views: Sequence[View], *, panic_threshold: float, zone: str | None =
         # Its own zone is no use if what is left of it would have to bear everything.
         if _weight(usable) and _weight(usable) >= panic_threshold * _weight(local):
             chosen = usable
-    kept = {id(one) for one in chosen}
+    used = _by_address(chosen)
+    return {
+        address: Share(used.get(address, weight), bool(used.get(address)))
+        for address, weight in _by_address(views).items()
+    }
+
+
+def _by_address(views: Sequence[View]) -> dict[str, int]:
+    """Several instances at one address have one weight between them."""
     found: dict[str, int] = {}
     for one in views:
-        weight = one.instance.weight if id(one) in kept else 0
-        found[one.instance.address] = min(1000, found.get(one.instance.address, 0) + weight)
+        found[one.instance.address] = min(1000, found.get(one.instance.address, 0) + one.instance.weight)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What one configuration follows, and what that comes to: endpoints with their weights, and orders of protocols."""
+"""What one configuration follows, and what that comes to: endpoints with their shares, and orders of protocols."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mitu.alpn.sources import Ranked
 from mitu.alpn.steady import Steady
 from mitu.config.listeners import H3
 from mitu.config.model import Config
-from mitu.discovery.balance import weights
+from mitu.discovery.balance import Share, shares
 from mitu.discovery.following import Following
 from mitu.discovery.instance import Health
 from mitu.discovery.tracked import Tracked, View
@@ -33,30 +33,30 @@ class Plan:
         """All that is known of the instances, by upstream."""
         return {name: one.tracked.views() for name, one in self.following.items()}
 
-    def weights(self, tracked: Tracked, views: list[View]) -> dict[str, int]:
+    def shares(self, tracked: Tracked, views: list[View]) -> dict[str, Share]:
         """What the data plane is to balance by, by address."""
         upstream = tracked.upstream
         zone = self.config.discovery.zone if upstream.prefer_zone else None
-        return weights(views, panic_threshold=upstream.panic_threshold, zone=zone)
+        return shares(views, panic_threshold=upstream.panic_threshold, zone=zone)
 
     def known(self, now: float) -> tuple[str, dict[str, Ranking], float | None]:
         """The document for the data plane, the rankings in it by name, and when to look again though nothing changes
         (None: never). Times are monotonic, in seconds."""
         views = self.views()
-        found = {one.name: self._rank(one, views, now) for one in self.rankings}
-        rankings = {name: ranking for name, (ranking, _) in found.items()}
+        ranked = {one.name: self._rank(one, views, now) for one in self.rankings}
+        rankings = {name: ranking for name, (ranking, _) in ranked.items()}
         # Listed endpoints too, whatever was known of them before.
-        shares = {
-            upstream.name: {one.address: one.weight for one in upstream.endpoints}
+        balanced = {
+            upstream.name: {one.address: Share(one.weight, used=True) for one in upstream.endpoints}
             for upstream in self.config.upstreams
         }
-        shares |= {name: self.weights(one.tracked, views[name]) for name, one in self.following.items()}
+        balanced |= {name: self.shares(one.tracked, views[name]) for name, one in self.following.items()}
         endpoints = {
-            name: [{"address": address, "weight": weight} for address, weight in share.items()]
-            for name, share in shares.items()
+            name: [{"address": address, **share._asdict()} for address, share in found.items()]
+            for name, found in balanced.items()
         }
         document = json.dumps({"endpoints": endpoints, "orders": {name: one.order for name, one in rankings.items()}})
-        return document, rankings, min((again for _, again in found.values() if again is not None), default=None)
+        return document, rankings, min((again for _, again in ranked.values() if again is not None), default=None)
 
     def _rank(self, one: Ranked, views: Views, now: float) -> tuple[Ranking, float | None]:
         names = dict.fromkeys(name for names in one.upstreams.values() for name in names)

@@ -8,12 +8,13 @@ from typing import Any
 from mitu.alpn.decisions import Decision
 from mitu.alpn.ranking import Ranking
 from mitu.alpn.sources import Ranked
+from mitu.discovery.balance import Share
 from mitu.discovery.instance import Health
 from mitu.discovery.tracked import Tracked, View
 
 
-def service(tracked: Tracked, views: Sequence[View], weights: Mapping[str, int]) -> dict[str, Any]:
-    """One upstream with its instances. `weights`: those in force, by address."""
+def service(tracked: Tracked, views: Sequence[View], shares: Mapping[str, Share]) -> dict[str, Any]:
+    """One upstream with its instances. `shares`: those in force, by address."""
     discover, state = tracked.upstream.discover, tracked.state
     return {
         "upstream": tracked.name,
@@ -22,17 +23,17 @@ def service(tracked: Tracked, views: Sequence[View], weights: Mapping[str, int])
         "known_at": state.at,
         "stale": state.stale,
         "error": state.error,
-        "instances": [_instance(view, weights[view.instance.address]) for view in views],
+        "instances": [_instance(view, shares[view.instance.address]) for view in views],
     }
 
 
-def _instance(view: View, weight: int) -> dict[str, Any]:
+def _instance(view: View, share: Share) -> dict[str, Any]:
     one = view.instance
     return {
         "id": one.id,
         "address": one.address,
         "weight": one.weight,
-        "used": weight > 0,
+        "used": share.used,
         "health": view.health.word,
         "reason": view.reason,
         "zone": one.zone,

@@ -202,7 +202,7 @@ class Discovery:
             return []
         views = plan.views()
         return [
-            report.service(one.tracked, views[name], plan.weights(one.tracked, views[name]))
+            report.service(one.tracked, views[name], plan.shares(one.tracked, views[name]))
             for name, one in plan.following.items()
         ]
 

@@ -1,4 +1,4 @@
-"""From health to weights."""
+"""From health to shares."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitu.discovery.balance import weights
+from mitu.discovery.balance import Share, shares
 from mitu.discovery.instance import Evidence, Health, Instance
 from mitu.discovery.tracked import View
 
@@ -22,8 +22,8 @@ def used(*states: Health | tuple[Health, str], panic: float = 0.5, zone: str | N
     """The numbers of those that get something."""
     pairs = [state if isinstance(state, tuple) else (state, None) for state in states]
     views = [view(number, health, zone=place) for number, (health, place) in enumerate(pairs)]
-    found = weights(views, panic_threshold=panic, zone=zone)
-    return [number for number, one in enumerate(views) if found[one.instance.address]]
+    found = shares(views, panic_threshold=panic, zone=zone)
+    return [number for number, one in enumerate(views) if found[one.instance.address].used]
 
 
 @pytest.mark.parametrize(
@@ -64,15 +64,22 @@ def test_its_own_zone_is_preferred_while_enough_of_it_is_healthy() -> None:
 
 def test_a_zone_that_bears_nothing_is_not_preferred() -> None:
     here, there = view(1, GOOD, 0, "a"), view(2, GOOD, 5, "b")
-    found = weights([here, there], panic_threshold=0.5, zone="a")
-    assert found == {here.instance.address: 0, there.instance.address: 5}
+    found = shares([here, there], panic_threshold=0.5, zone="a")
+    assert found == {here.instance.address: Share(0, used=False), there.instance.address: Share(5, used=True)}
 
 
 def test_shares_are_the_instances_weights_and_bounded() -> None:
     heavy, light = view(1, GOOD, 900), view(2, GOOD, 7)
     twice = View(Instance("again", heavy.instance.address, 900), heavy.evidence, None)
-    found = weights([heavy, light, twice], panic_threshold=0.5)
-    assert found == {heavy.instance.address: 1000, light.instance.address: 7}
+    found = shares([heavy, light, twice], panic_threshold=0.5)
+    assert found == {heavy.instance.address: Share(1000, used=True), light.instance.address: Share(7, used=True)}
+
+
+def test_who_is_not_used_keeps_a_weight() -> None:
+    well, bad = view(1, GOOD, 3), view(2, BAD, 4)
+    beside = View(Instance("beside", well.instance.address, 5), bad.evidence, None)
+    found = shares([well, bad, beside], panic_threshold=0.0)
+    assert found == {well.instance.address: Share(3, used=True), bad.instance.address: Share(4, used=False)}
 
 
 @given(
@@ -82,10 +89,10 @@ def test_shares_are_the_instances_weights_and_bounded() -> None:
 )
 def test_somebody_is_used_if_anybody_is_well(states: list[tuple[Health, int]], panic: float, zone: str | None) -> None:
     views = [view(number, health, weight, "ab"[number % 2]) for number, (health, weight) in enumerate(states)]
-    found = weights(views, panic_threshold=panic, zone=zone)
+    found = shares(views, panic_threshold=panic, zone=zone)
     assert found.keys() == {one.instance.address for one in views}
     if any(weight and health is GOOD for health, weight in states):
-        assert any(found.values())
+        assert any(share.used for share in found.values())
         assert zone is not None or all(
-            found[one.instance.address] for one in views if one.health is GOOD and one.instance.weight
+            found[one.instance.address].used for one in views if one.health is GOOD and one.instance.weight
         ), "each of the healthy ones"

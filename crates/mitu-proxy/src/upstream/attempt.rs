@@ -1,10 +1,12 @@
 //! One try of a request at one endpoint: reuse a connection or open one, send, wait for the response's head.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, header};
 use mitu_telemetry::http::{Reason, Retry, Side};
+use tokio::time::Instant;
 
 use super::answer::{Answer, Kind, UpstreamBody};
 use super::breaker::Full;
@@ -22,13 +24,46 @@ use crate::proxy_protocol;
 
 /// How far a try has come, for when it is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reached {
+pub enum Stage {
     /// It waits for others to leave it a connection.
     Queue,
+    /// It waits for another to open the connection that they are to share.
+    Opening,
     /// It has a right to a connection.
     Endpoint,
     /// The endpoint may have the request.
     Sent,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Reached {
+    pub stage: Stage,
+    /// For how long it waited for others, and when that was over; none: it did not.
+    waited: Option<(Duration, Instant)>,
+}
+
+impl Reached {
+    pub fn new() -> Self {
+        Self { stage: Stage::Endpoint, waited: None }
+    }
+
+    /// The endpoint has had its share of the time: at least as much as others had.
+    pub fn had_time(&self) -> bool {
+        match self.stage {
+            Stage::Queue | Stage::Opening => false,
+            Stage::Endpoint | Stage::Sent => self.waited.is_none_or(|(others, since)| since.elapsed() >= others),
+        }
+    }
+
+    /// Waits for `others`, at `stage`.
+    async fn wait<T>(&mut self, stage: Stage, others: impl Future<Output = T>) -> T {
+        let begun = Instant::now();
+        self.stage = stage;
+        let left = others.await;
+        self.stage = Stage::Endpoint;
+        self.waited = Some((begun.elapsed(), Instant::now()));
+        left
+    }
 }
 
 /// A connection to send on.
@@ -53,7 +88,7 @@ impl Upstream {
         let at = |failed: Failed| Failed { error: failed.error.at(&endpoint.address), ..failed };
         let client = body.progress().cloned();
         let link = self.link(member, &mut active, request, fresh, reached).await.map_err(at)?;
-        *reached = Reached::Sent;
+        reached.stage = Stage::Sent;
         let sent = self.send(link, active, member.pool(request.connection.worker), request, body).await;
         sent.map_err(|failed| {
             // A kept connection that was closed is nobody's failure, as long as it costs nothing but a moment.
@@ -95,7 +130,7 @@ impl Upstream {
             let (waited, before) = (first.is_err(), endpoint.unreachable());
             let _opening = match first {
                 Ok(opening) => opening,
-                Err(_) => pool.opening.lock().await,
+                Err(_) => reached.wait(Stage::Opening, pool.opening.lock()).await,
             };
             if let Some(connection) = pool.shared() {
                 endpoint.metrics.reused.inc();
@@ -107,10 +142,11 @@ impl Upstream {
             }
             return self.open(endpoint, request, pool).await;
         }
-        *reached = Reached::Queue;
-        let permit = endpoint.breaker.connection(&endpoint.metrics.pending).await;
+        let permit = match endpoint.breaker.try_connection() {
+            Err(Full) => reached.wait(Stage::Queue, endpoint.breaker.connection(&endpoint.metrics.pending)).await,
+            permit => permit,
+        };
         active.keep(permit.map_err(|Full| Failed::overflow())?);
-        *reached = Reached::Endpoint;
         if !own && let Some(connection) = member.idle(worker) {
             if !fresh {
                 endpoint.metrics.reused.inc();

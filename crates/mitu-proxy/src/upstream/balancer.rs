@@ -4,7 +4,7 @@
 //! weighted order for round robin and least request, a Maglev table (Eisenbud et al., NSDI 2016) for hashing. A choice
 //! costs the same for two endpoints as for two hundred.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::{BalancerConfig, EndpointConfig};
 
@@ -34,41 +34,34 @@ enum Kind {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Cursor {
-    place: AtomicUsize,
-    requests: AtomicU64,
+    first: usize,
+    passed: AtomicUsize,
 }
 
 impl Cursor {
     /// Workers begin at different places, so that they do not all go to the first endpoint first.
-    pub fn starting_at(place: usize) -> Self {
-        Self { place: AtomicUsize::new(place), requests: AtomicU64::new(0) }
+    pub fn starting_at(first: usize) -> Self {
+        Self { first, passed: AtomicUsize::new(0) }
     }
 
+    /// The place of one more request or relay.
     pub fn next(&self) -> usize {
-        self.place.fetch_add(1, Ordering::Relaxed)
+        self.first.wrapping_add(self.passed.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// One more request has come.
-    pub fn count(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Requests so far.
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+    /// Requests and relays so far.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed) as u64
     }
 }
 
 impl Balancer {
     pub fn new(config: &BalancerConfig, endpoints: &[EndpointConfig]) -> Self {
-        let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
+        let order = || smooth_order(&endpoints.iter().map(EndpointConfig::share).collect::<Vec<_>>());
         match config {
-            BalancerConfig::RoundRobin => Self { kind: Kind::RoundRobin, table: smooth_order(&weights) },
-            BalancerConfig::LeastRequest => Self { kind: Kind::LeastRequest, table: smooth_order(&weights) },
-            BalancerConfig::Hash { .. } => {
-                let names: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.address.as_str()).collect();
-                Self { kind: Kind::Hash, table: maglev(&names, &weights) }
-            }
+            BalancerConfig::RoundRobin => Self { kind: Kind::RoundRobin, table: order() },
+            BalancerConfig::LeastRequest => Self { kind: Kind::LeastRequest, table: order() },
+            BalancerConfig::Hash { .. } => Self { kind: Kind::Hash, table: maglev(endpoints) },
         }
     }
 
@@ -144,23 +137,25 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-fn maglev(names: &[&str], weights: &[u32]) -> Box<[u16]> {
+/// With slots for those that are not used, too: the other keys stay where they are while they come and go.
+fn maglev(endpoints: &[EndpointConfig]) -> Box<[u16]> {
     const FREE: u16 = u16::MAX;
-    let heaviest = weights.iter().copied().max().unwrap_or(0);
-    if heaviest == 0 {
+    if endpoints.iter().all(|endpoint| endpoint.share() == 0) {
         return Box::default();
     }
+    let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
+    let heaviest = weights.iter().copied().max().unwrap_or(0);
     let slots = MAGLEV_SLOTS as u64;
-    let steps: Vec<(u64, u64)> = names
+    let steps: Vec<(u64, u64)> = endpoints
         .iter()
-        .map(|name| {
-            let hash = hash(name.as_bytes());
+        .map(|endpoint| {
+            let hash = hash(endpoint.address.as_bytes());
             (hash % slots, scramble(hash) % (slots - 1) + 1)
         })
         .collect();
     let mut table = vec![FREE; MAGLEV_SLOTS];
-    let mut next = vec![0_u64; names.len()];
-    let mut credit = vec![0_u64; names.len()];
+    let mut next = vec![0_u64; endpoints.len()];
+    let mut credit = vec![0_u64; endpoints.len()];
     let mut filled = 0;
     while filled < MAGLEV_SLOTS {
         for (endpoint, &(offset, skip)) in steps.iter().enumerate() {
@@ -210,7 +205,7 @@ mod tests {
         let endpoints: Vec<_> = weights
             .iter()
             .enumerate()
-            .map(|(at, &weight)| EndpointConfig { address: format!("10.0.0.{at}:80"), weight })
+            .map(|(at, &weight)| EndpointConfig { address: format!("10.0.0.{at}:80"), weight, used: true })
             .collect();
         Balancer::new(&kind, &endpoints)
     }

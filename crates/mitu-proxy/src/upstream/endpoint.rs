@@ -69,14 +69,14 @@ impl Endpoint {
             standing: Standing::new(outliers),
             warmth: Warmth::new(upstream.slow_start_ms),
             removal: Arc::default(),
-            weight: AtomicU64::new(u64::from(config.weight)),
+            weight: AtomicU64::new(u64::from(config.share())),
             active: AtomicU64::new(0),
             unreachable: AtomicU64::new(0),
             alpn: AtomicU8::new(0),
             target,
             server_name,
         });
-        endpoint.standing.count(config.weight > 0);
+        endpoint.standing.count(config.share() > 0);
         Ok(endpoint)
     }
 

@@ -99,7 +99,7 @@ impl Endpoints {
     pub fn begin(&self, outliers: &Outliers) {
         outliers.watch(self.members.iter().map(|member| &member.endpoint));
         for (member, config) in self.members.iter().zip(&self.configs) {
-            member.endpoint.weigh(config.weight);
+            member.endpoint.weigh(config.share());
             member.endpoint.removal.take_back();
         }
     }
@@ -141,8 +141,9 @@ impl Endpoints {
     }
 
     fn pick(&self, place: usize, hash: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
+        let usable = |index: usize| self.configs[index].used && usable(index);
         let load = |index: usize| self.endpoint(index).load();
-        let picked = self.balancer.pick(place, hash, load, &usable)?;
+        let picked = self.balancer.pick(place, hash, load, usable)?;
         let warmth = &self.endpoint(picked).warmth;
         if warmth.is_warm() || self.balancer.is_sticky() || warmth.admits() {
             return Some(picked);

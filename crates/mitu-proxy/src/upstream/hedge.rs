@@ -36,9 +36,9 @@ impl Upstream {
     ) -> Result<Answer, Failed> {
         let endpoints = journey.endpoints;
         let (member, fresh, until) = (endpoints.member(index), journey.needs_fresh(), patience.until());
-        let (mut body, mut reached) = (RequestBody::empty(), Reached::Endpoint);
-        let (mut second_body, mut second_reached) = (RequestBody::empty(), Reached::Endpoint);
-        let mut second = None;
+        let (mut body, mut reached) = (RequestBody::empty(), Reached::new());
+        let (mut second_body, mut second_reached) = (RequestBody::empty(), Reached::new());
+        let (mut second, mut failed, mut second_failed) = (None, None, false);
         let tried = {
             let mut first = pin!(self.attempt(member, active, request, &mut body, fresh, &mut reached));
             let hedge_at = until.min(Instant::now() + after);
@@ -51,49 +51,49 @@ impl Upstream {
                         let other = &*second.insert(endpoints.member(other));
                         let attempt =
                             pin!(self.attempt(other, active, request, &mut second_body, false, &mut second_reached));
-                        patience.timer.limit(until, first_answer(first, attempt)).await
+                        let answer = first_answer(first, &mut failed, attempt, &mut second_failed);
+                        patience.timer.limit(until, answer).await
                     }
                 },
             }
         };
         tried.unwrap_or_else(|| {
-            if let Some(second) = second {
+            // Whichever has failed has had the blame for that.
+            if let Some(second) = second.filter(|_| !second_failed) {
                 self.given_up(second, Late::bodiless(second_reached), request, patience);
             }
-            Err(self.given_up(member, Late::bodiless(reached), request, patience))
+            Err(failed.unwrap_or_else(|| self.given_up(member, Late::bodiless(reached), request, patience)))
         })
     }
 }
 
-/// The first answer of two; where there is none, the first's failure.
-async fn first_answer<F, S>(mut first: Pin<&mut F>, mut second: Pin<&mut S>) -> Result<Answer, Failed>
+/// The first answer of two; where there is none, the first's failure. `failed`, `second_failed`: what each has come to.
+async fn first_answer<F, S>(
+    mut first: Pin<&mut F>,
+    failed: &mut Option<Failed>,
+    mut second: Pin<&mut S>,
+    second_failed: &mut bool,
+) -> Result<Answer, Failed>
 where
     F: Future<Output = Result<Answer, Failed>>,
     S: Future<Output = Result<Answer, Failed>>,
 {
-    let (mut failed, mut second_failed) = (None, false);
     poll_fn(|context| {
         if failed.is_none() {
             match first.as_mut().poll(context) {
                 Poll::Ready(Ok(answer)) => return Poll::Ready(Ok(answer)),
-                Poll::Ready(Err(error)) => failed = Some(error),
+                Poll::Ready(Err(error)) => *failed = Some(error),
                 Poll::Pending => {}
             }
         }
-        if !second_failed {
+        if !*second_failed {
             match second.as_mut().poll(context) {
                 Poll::Ready(Ok(answer)) => return Poll::Ready(Ok(answer)),
-                Poll::Ready(Err(_)) => second_failed = true,
+                Poll::Ready(Err(_)) => *second_failed = true,
                 Poll::Pending => {}
             }
         }
-        match failed.take() {
-            Some(error) if second_failed => Poll::Ready(Err(error)),
-            waiting => {
-                failed = waiting;
-                Poll::Pending
-            }
-        }
+        if *second_failed && let Some(error) = failed.take() { Poll::Ready(Err(error)) } else { Poll::Pending }
     })
     .await
 }

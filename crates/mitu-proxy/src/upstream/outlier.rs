@@ -223,7 +223,9 @@ impl Standing {
             let forgiven = (now - past.returned) / settings.ejection_ms.max(1);
             past.severity = past.severity.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
         }
-        past.severity = past.severity.saturating_add(1);
+        // What makes it no longer would take as much longer to be forgiven.
+        let most = settings.max_ejection_ms.div_ceil(settings.ejection_ms.max(1));
+        past.severity = past.severity.saturating_add(1).min(u32::try_from(most).unwrap_or(u32::MAX));
         let time = settings.ejection_ms.saturating_mul(u64::from(past.severity)).min(settings.max_ejection_ms);
         let spread = 1.0 + JITTER * (2.0 * random() - 1.0);
         let until = now + (time as f64 * spread) as u64;

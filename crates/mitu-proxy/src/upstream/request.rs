@@ -9,7 +9,7 @@ use mitu_telemetry::http::{Reason, Retry};
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::attempt::Reached;
+use super::attempt::{Reached, Stage};
 use super::endpoint::Active;
 use super::endpoints::{Endpoints, Member};
 use super::retry::{Again, Failed, Journey, Next};
@@ -73,7 +73,7 @@ pub(super) struct Late {
     pub reached: Reached,
     /// Nothing of the body has left.
     pub whole: bool,
-    /// The endpoint has had the time.
+    /// It was not the client who took the time.
     pub blamed: bool,
     /// The client owes a piece of the body.
     pub awaited: bool,
@@ -142,7 +142,7 @@ impl Upstream {
         let bodiless = body.is_empty();
         let client = body.progress().cloned();
         let awaits_client = || client.as_deref().is_some_and(Progress::is_awaited);
-        let mut reached = Reached::Endpoint;
+        let mut reached = Reached::new();
         let tried = {
             let mut attempt = pin!(self.attempt(member, active, request, body, fresh, &mut reached));
             loop {
@@ -173,14 +173,16 @@ impl Upstream {
         patience: &Patience<'_>,
     ) -> Failed {
         let endpoint = &member.endpoint;
-        let reason = match late.reached {
-            Reached::Queue => Reason::Overflow,
+        let Reached { stage, .. } = late.reached;
+        let reason = match stage {
+            Stage::Queue => Reason::Overflow,
             _ if late.awaited => Reason::BodyTimeout,
-            Reached::Endpoint | Reached::Sent => {
-                if late.reached == Reached::Endpoint {
+            Stage::Opening | Stage::Endpoint | Stage::Sent => {
+                let had_time = late.reached.had_time();
+                if stage == Stage::Endpoint && had_time {
                     endpoint.standing.rest();
                 }
-                if late.blamed {
+                if late.blamed && had_time {
                     endpoint.response_failed(Reason::ResponseTimeout);
                 } else {
                     endpoint.metrics.response_failed(Reason::ResponseTimeout);
@@ -188,7 +190,7 @@ impl Upstream {
                 Reason::ResponseTimeout
             }
         };
-        let safe = late.whole && (late.reached != Reached::Sent || request.is_idempotent());
+        let safe = late.whole && (stage != Stage::Sent || request.is_idempotent());
         let time = Instant::now() < patience.deadline;
         Failed::because(UpstreamError::new(reason).at(&endpoint.address), Retry::Timeout, safe && time)
     }

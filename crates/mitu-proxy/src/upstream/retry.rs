@@ -100,7 +100,6 @@ impl<'a> Journey<'a> {
         hash: u64,
         patient: bool,
     ) -> Self {
-        cursor.count();
         let (tried, stale, retries) = Default::default();
         Self { upstream, endpoints, place: cursor.next(), hash, patient, tried, stale, retries }
     }
@@ -198,7 +197,7 @@ impl<'a> Journey<'a> {
     }
 
     fn pay(&self) -> bool {
-        let requests = self.upstream.cursors.iter().map(Cursor::requests).sum();
+        let requests = self.upstream.cursors.iter().map(Cursor::passed).sum();
         let paid = self.upstream.budget.withdraw(requests);
         if !paid {
             self.upstream.families.retry_refused(&self.upstream.name);

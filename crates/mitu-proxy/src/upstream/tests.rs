@@ -48,12 +48,22 @@ impl Set {
     fn new(weights: &[u32], settings: Value) -> Self {
         let (config, telemetry) = (upstream(settings), Telemetry::new().unwrap());
         let outliers = Outliers::new(config.outlier_detection.as_ref());
-        let endpoints = build(&config, weights, &outliers, &telemetry, None);
+        let endpoints = build(&config, evenly_used(weights), &outliers, &telemetry, None);
         Self { config, telemetry, outliers, endpoints, cursor: Cursor::default() }
     }
 
     fn change(&mut self, weights: &[u32]) {
-        self.endpoints = build(&self.config, weights, &self.outliers, &self.telemetry, Some(&self.endpoints));
+        self.become_those(evenly_used(weights));
+    }
+
+    fn become_those(&mut self, configs: Vec<EndpointConfig>) {
+        self.endpoints = build(&self.config, configs, &self.outliers, &self.telemetry, Some(&self.endpoints));
+    }
+
+    /// Where so many keys go.
+    fn keys(&self, number: u64) -> Vec<usize> {
+        let hashes = (0..number).map(super::balancer::scramble);
+        hashes.map(|hash| self.endpoints.choose(self.cursor.next(), hash, &[], true).unwrap()).collect()
     }
 
     fn endpoint(&self, index: usize) -> &Arc<Endpoint> {
@@ -88,16 +98,20 @@ impl Set {
     }
 }
 
+fn evenly_used(weights: &[u32]) -> Vec<EndpointConfig> {
+    let address = |at| format!("10.0.0.{at}:80");
+    let endpoint = |(at, &weight)| EndpointConfig { address: address(at), weight, used: true };
+    weights.iter().enumerate().map(endpoint).collect()
+}
+
 fn build(
     config: &UpstreamConfig,
-    weights: &[u32],
+    configs: Vec<EndpointConfig>,
     outliers: &Arc<Outliers>,
     telemetry: &Telemetry,
     previous: Option<&Endpoints>,
 ) -> Endpoints {
-    let address = |at| format!("10.0.0.{at}:80");
-    let configs = weights.iter().enumerate().map(|(at, &weight)| EndpointConfig { address: address(at), weight });
-    let endpoints = Endpoints::build(config, configs.collect(), 1, outliers, &telemetry.http, previous, &[]).unwrap();
+    let endpoints = Endpoints::build(config, configs, 1, outliers, &telemetry.http, previous, &[]).unwrap();
     endpoints.begin(outliers);
     endpoints
 }
@@ -166,6 +180,22 @@ fn ejections_have_a_longest() {
     set.fail(0, 1);
     let left = set.endpoint(0).standing.record().ejected_for.unwrap().get();
     assert!((8_900..=11_000).contains(&left), "{left}");
+}
+
+#[test]
+fn more_ejections_than_make_it_longer_are_forgiven_as_soon() {
+    let detection = json!({"consecutive_failures": 1, "statuses": [], "ejection_ms": 100,
+                           "max_ejection_ms": 200, "max_ejected": 0.5});
+    let set = Set::new(&[1, 1], json!({"outlier_detection": detection}));
+    for _ in 0..6 {
+        set.fail(0, 1);
+        set.outlast();
+    }
+    set.endpoint(0).succeeded();
+    sleep(Duration::from_millis(2 * 100 + 20));
+    set.fail(0, 1);
+    let left = set.endpoint(0).standing.record().ejected_for.unwrap().get();
+    assert!(left <= 110, "{left}");
 }
 
 #[test]
@@ -301,9 +331,30 @@ fn a_hash_knows_no_slow_start() {
     let hashing = json!({"balancer": {"kind": "hash", "on": {"kind": "path"}}, "slow_start_ms": 60_000});
     let mut set = Set::new(&[1], hashing);
     set.change(&[1, 1]);
-    let new = (0..1_000_u64).map(super::balancer::scramble);
-    let new = new.filter(|&hash| set.endpoints.choose(set.cursor.next(), hash, &[], true).unwrap() == 1).count();
+    let new = set.keys(1_000).iter().filter(|&&index| index == 1).count();
     assert!((400..600).contains(&new), "{new}");
+}
+
+#[test]
+fn keys_move_once_when_one_is_ejected_and_found_out() {
+    let mut set = Set::new(&[1; 4], json!({"balancer": {"kind": "hash", "on": {"kind": "path"}}}));
+    let before = set.keys(1_000);
+    set.fail(2, 3);
+    let ejected = set.keys(1_000);
+    assert!(before.iter().zip(&ejected).all(|(before, after)| before == after || *before == 2));
+    assert!((0..4).all(|index| (ejected.iter().filter(|&&found| found == index).count() > 200) == (index != 2)));
+    let mut known = evenly_used(&[1; 4]);
+    known[2].used = false;
+    set.become_those(known.clone());
+    assert_eq!(set.keys(1_000), ejected);
+    // Without any there is nothing to look through.
+    known.iter_mut().for_each(|endpoint| endpoint.used = false);
+    set.become_those(known);
+    assert_eq!(set.choose().unwrap_err().reason, Reason::NoEndpoint);
+    set.outlast();
+    set.change(&[1; 4]);
+    set.endpoint(2).succeeded();
+    assert_eq!(set.keys(1_000), before);
 }
 
 #[test]

@@ -134,6 +134,76 @@ async fn clients_that_leave_are_no_endpoints_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_many_wait_for_is_one_failure() {
+    let upstream = backend(|mut stream, _| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let mut upstreams = app(&[upstream]);
+    upstreams[0]["protocol"] = json!("h2");
+    upstreams[0]["tls"] = json!({"server_name": null, "ca": null, "client_certificate": null, "verify": false});
+    upstreams[0]["connect_timeout_ms"] = json!(60_000);
+    upstreams[0]["retries"]["attempts"] = json!(0);
+    let mut routes = to_app();
+    routes[0]["action"]["try_timeout_ms"] = json!(1_000);
+    let gateway = Gateway::start(routes, upstreams);
+    let asked = tokio::join!(gateway.ask(GET), gateway.ask(GET), gateway.ask(GET), gateway.ask(GET));
+    assert_eq!([asked.0, asked.1, asked.2, asked.3].map(|response| response.status.as_u16()), [504; 4]);
+    assert_eq!(report(&gateway, upstream)["failures"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waited_longer_than_it_was_served_blames_nobody() {
+    let upstream = backend(|mut stream, _| async move {
+        while matches!(stream.peek(&mut [0]).await, Ok(1)) {
+            read_head(&mut stream).await;
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            respond(&mut stream, "200 OK", "", b"x").await;
+        }
+    })
+    .await;
+    let mut upstreams = app(&[upstream]);
+    upstreams[0]["limits"]["connections"] = json!(1);
+    let mut routes = to_app();
+    routes[0]["action"]["timeout_ms"] = json!(2_500);
+    let gateway = Gateway::start(routes, upstreams);
+    let (first, second) = tokio::join!(gateway.ask(GET), gateway.ask(GET));
+    let mut statuses = [first.status.as_u16(), second.status.as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 504]);
+    assert_eq!(report(&gateway, upstream)["failures"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_were_asked_each_is_blamed_once() {
+    let leaving = backend(|mut stream, _| async move {
+        read_head(&mut stream).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    })
+    .await;
+    let silent = backend(|mut stream, _| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let mut upstreams = app(&[leaving, silent]);
+    upstreams[0]["hedge_after_ms"] = json!(50);
+    upstreams[0]["retries"]["attempts"] = json!(0);
+    let mut routes = to_app();
+    routes[0]["action"]["try_timeout_ms"] = json!(1_500);
+    for order in [[leaving, silent], [silent, leaving]] {
+        for (at, address) in order.iter().enumerate() {
+            upstreams[0]["endpoints"][at]["address"] = json!(address.to_string());
+        }
+        let gateway = Gateway::start(routes.clone(), upstreams.clone());
+        let status = gateway.ask(GET).await.status.as_u16();
+        assert!([502, 504].contains(&status), "{status}");
+        assert_eq!(gateway.metric(&["mitu_upstream_retries_total", "hedge"]), 1.0);
+        let failures = order.map(|address| report(&gateway, address)["failures"].clone());
+        assert_eq!(failures, [json!(1), json!(1)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn malformed_bodies_are_no_endpoints_failure() {
     for upstreams in [app(&[echo().await]), app_h2(&[h2_backend(|_| async { http::Response::new(empty()) }).await])] {
         let address: SocketAddr = upstreams[0]["endpoints"][0]["address"].as_str().unwrap().parse().unwrap();
