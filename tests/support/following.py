@@ -51,8 +51,8 @@ def service(gateway: Gateway, upstream: str = "app") -> Settings:
 
 
 def healths(gateway: Gateway, upstream: str = "app") -> dict[str, str]:
-    """How each instance of an upstream is, by its identifier."""
-    return {one["id"]: one["health"] for one in service(gateway, upstream)["instances"]}
+    """How each instance of an upstream is, by its name."""
+    return {one["name"]: one["health"] for one in service(gateway, upstream)["instances"]}
 
 
 def decisions(gateway: Gateway) -> list[Settings]:

@@ -3,6 +3,9 @@
 What becomes worse counts at once. What becomes better counts once `hold` has passed since it last became worse: an
 instance that goes to and fro stays on the bad side, one that was bad for longer is believed at once. One that goes
 altogether and comes back before that counts as unavailable for the rest of the time.
+
+It is told of what comes into force. Changes that come within 10 ms are gathered before that, so one for the worse that
+is taken back as soon holds nothing: no client has met it either.
 """
 
 from __future__ import annotations

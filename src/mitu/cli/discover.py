@@ -30,13 +30,14 @@ def command(
     """Show the instances of discovered and checked upstreams: health, protocols, and the order that follows from them.
 
     Exit code 0: something of everything is known and up to date; 1: an upstream has no usable instance, or a registry
-    cannot be asked; 2: no gateway could be asked, or it has no such upstream.
+    cannot be asked; 2: no gateway could be asked, or it has no such upstream. With --watch 0 after Ctrl+C, and 2 once
+    the gateway has ended; with --json too, each state is one line.
     """
-    with reporting(as_json=as_json):
+    with reporting(as_json=as_json, lines=watch):
         where = admin_socket(config, socket)
         if watch:
             with contextlib.suppress(KeyboardInterrupt):
-                (_watch_json if as_json else _watch)(where, upstream)
+                _watch(where, upstream, as_json=as_json)
             return
         found = _ask(where, upstream)
     if as_json:
@@ -68,21 +69,26 @@ def _well(found: dict[str, Any]) -> bool:
     return all(not one["stale"] and any(each["used"] for each in one["instances"]) for one in found["upstreams"])
 
 
-def _watch(socket: Path, upstream: str | None) -> None:
-    with Live(console=console(), auto_refresh=False, screen=False) as live:
-        while True:
-            live.update(_show(_ask(socket, upstream)), refresh=True)
-            time.sleep(_WATCH_EVERY)
-
-
-def _watch_json(socket: Path, upstream: str | None) -> None:
-    """A document each time that something is otherwise."""
+def _watch(socket: Path, upstream: str | None, *, as_json: bool) -> None:
+    """In place on a terminal; elsewhere once more each time that something is otherwise."""
+    out = console()
+    if not as_json and out.file.isatty() and not out.is_dumb_terminal:
+        # What is wider would be cut off, since a line that the terminal wraps itself cannot be written over.
+        out.soft_wrap = False
+        with Live(console=out, auto_refresh=False, screen=False) as live:
+            while True:
+                live.update(_show(_ask(socket, upstream)), refresh=True)
+                time.sleep(_WATCH_EVERY)
     before = None
     while True:
         found = _ask(socket, upstream)
         if found != before:
-            print_json(found)
             before = found
+            if as_json:
+                print_json(found, line=True)
+            else:
+                out.print(_show(found))
+                out.file.flush()
         time.sleep(_WATCH_EVERY)
 
 
@@ -121,7 +127,7 @@ def _instances(service: dict[str, Any]) -> Table | Text:
     for one in service["instances"]:
         protocols = "?" if one["protocols"] is None else ", ".join(one["protocols"]) or "none"
         table.add_row(
-            Text(one["id"]),
+            Text(one["name"]),
             Text(one["address"]),
             str(one["weight"]),
             "yes" if one["used"] else "no",

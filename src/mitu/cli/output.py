@@ -36,9 +36,9 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
 
 
-def print_json(value: Any) -> None:
-    """`value` on stdout as JSON, without colours and in one go."""
-    print(json.dumps(value, indent=2, ensure_ascii=True))
+def print_json(value: Any, *, line: bool = False) -> None:
+    """`value` on stdout as JSON, without colours and in one go. `line`: as one of several, a line for each."""
+    print(json.dumps(value, indent=None if line else 2, ensure_ascii=True), flush=True)
 
 
 def print_error(error: object, to: Console, title: str = "error") -> None:

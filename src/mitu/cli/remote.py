@@ -30,8 +30,8 @@ def admin_socket(config: Path | None, socket: Path | None) -> Path:
 
 
 @contextmanager
-def reporting(*, as_json: bool) -> Iterator[None]:
-    """Ends the command with a clear message when the gateway cannot be asked."""
+def reporting(*, as_json: bool, lines: bool = False) -> Iterator[None]:
+    """Ends the command with a clear message when the gateway cannot be asked. `lines`: its JSON is a line for each."""
     from mitu.errors import AdminError, ConfigError
 
     try:
@@ -41,7 +41,7 @@ def reporting(*, as_json: bool) -> Iterator[None]:
         raise typer.Exit(int(exit_code(error.report))) from None
     except AdminError as error:
         if as_json:
-            print_json({"ok": False, "error": str(error)})
+            print_json({"ok": False, "error": str(error)}, line=lines)
         else:
             print_error(error, console(stderr=True))
         raise typer.Exit(int(Exit.UNKNOWN)) from None

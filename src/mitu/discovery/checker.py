@@ -122,5 +122,8 @@ class Checker:
                 log.warning("instances are not checked for now, and stay as they are: %s", error)
             self._short = True
             return None
+        except Exception:  # A fault here is the instance's in no way, and no reason not to check it again.
+            log.exception("the check of %s failed", address)
+            return None
         self._short = False
         return verdict

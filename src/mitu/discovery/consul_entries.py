@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -53,18 +54,23 @@ def read(body: bytes | bytearray, tag: str | None) -> Found:
     entries = [(_field(one, "Node", dict), _field(one, "Service", dict), one) for one in _entries(body)]
     if tag is not None:
         entries = [one for one in entries if tag in _field(one[1], "Tags", list)]
-    # The default identifier of an instance is the name of its service, on every node.
+    # Consul's are unique on a node alone, and by default the name of the service, on every node.
     times = Counter(_field(service, "ID", str) for _, service, _ in entries)
     instances, left_out = [], []
     for node, service, entry in entries:
-        id = service["ID"]
-        if times[id] > 1:
-            id = f"{id}@{_field(node, 'Node', str)}"
+        id, on = _field(service, "ID", str), _field(node, "Node", str)
+        name = f"{id}@{on}" if times[id] > 1 else id
         try:
-            instances.append(_instance(id, node, service, _field(entry, "Checks", list)))
+            instances.append(_instance(_key(on, id), name, node, service, _field(entry, "Checks", list)))
         except _LeftOutError as error:
-            left_out.append(one_line(f"'{id}' {error}"))
+            left_out.append(one_line(f"'{name}' {error}"))
     return Found(tuple(instances), tuple(left_out))
+
+
+def _key(node: str, id: str) -> str:
+    """The same whatever else is there: an instance that changed its own would be a new one, of which nothing is
+    known."""
+    return f"{quote(node, safe='') if '/' in node or '%' in node else node}/{id}"
 
 
 def one_line(text: str) -> str:
@@ -88,7 +94,7 @@ def _entries(body: bytes | bytearray) -> list[Any]:
     return entries
 
 
-def _instance(id: str, node: Json, service: Json, checks: list[Any]) -> Instance:
+def _instance(id: str, name: str, node: Json, service: Json, checks: list[Any]) -> Instance:
     health, reason = _health(checks)
     meta = _texts(service, "Meta")
     tags = [tag for tag in _field(service, "Tags", list) if isinstance(tag, str)]
@@ -104,6 +110,7 @@ def _instance(id: str, node: Json, service: Json, checks: list[Any]) -> Instance
         reason=reason,
         zone=meta.get("zone") or _texts(node, "Meta").get("zone") or None,
         metadata=meta,
+        name=name,
     )
 
 

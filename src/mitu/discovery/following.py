@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 
 from mitu.config.discovery import Provider as ProviderSettings
 from mitu.config.model import Config
@@ -13,7 +14,7 @@ from mitu.config.upstreams import Upstream
 from mitu.discovery.checker import Checker
 from mitu.discovery.checks import Check
 from mitu.discovery.probe import Probe
-from mitu.discovery.provider import Provider, ProviderError
+from mitu.discovery.provider import Backoff, Provider, ProviderError
 from mitu.discovery.providers import make_provider
 from mitu.discovery.store import Memory, Store
 from mitu.discovery.tracked import Change, Tracked
@@ -24,6 +25,9 @@ log = logging.getLogger("mitu")
 _PROBE_EVERY = 60.0
 _PROBE_TIMEOUT = 5.0
 _PROBES_AT_ONCE = 8
+
+_LONGEST_PAUSE = 60.0
+"""Seconds, after a fault of this gateway's own."""
 
 
 def is_tracked(upstream: Upstream) -> bool:
@@ -68,11 +72,11 @@ class Following:
         if before is not None:
             self.tracked.take_over(before.tracked)
         self._names = _spoken_to(config, upstream)
-        self._tasks = [self._begin(self.tracked.watch())]
+        self._tasks = [self._begin(self.tracked.watch)]
         if upstream.health_check is not None:
-            self._tasks.append(self._begin(self._check()))
+            self._tasks.append(self._begin(self._check))
         if upstream.probe_alpn and upstream.tls is not None:
-            self._tasks.append(self._begin(self._probe(upstream.tls)))
+            self._tasks.append(self._begin(partial(self._probe, upstream.tls)))
 
     async def stop(self, successor: Following | None = None, *, forget: bool = False) -> None:
         """`successor`: who follows the same upstream instead; `forget`: what is kept of it, unless that is theirs."""
@@ -85,18 +89,21 @@ class Following:
             if theirs is not None and theirs.source == memory.source:
                 memory.abandon()
             elif forget:
-                memory.forget()
+                await memory.forget()
             else:
                 await memory.close()
         if self._provider is not None:
             await self._provider.close()
 
-    def _begin(self, work: Awaitable[None]) -> asyncio.Task[None]:
+    def _begin(self, work: Callable[[], Coroutine[object, object, None]]) -> asyncio.Task[None]:
         async def guarded() -> None:
-            try:
-                await work
-            except Exception:  # Not silent, and no reason to end anything else.
-                log.exception("%s is not followed any more", self.tracked.name)
+            pause = Backoff(longest=_LONGEST_PAUSE)
+            while True:
+                try:
+                    return await work()
+                except Exception:  # Not silent, and no reason to go by an old state for ever.
+                    log.exception("%s is followed no further for now", self.tracked.name)
+                await pause.wait()
 
         return asyncio.create_task(guarded(), name=f"follow {self.tracked.name}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -60,6 +61,12 @@ class Instance:
     """Why it is not healthy."""
     zone: str | None = None
     metadata: dict[str, str] = field(default_factory=dict, hash=False)
+    name: str = field(default="", compare=False)
+    """What people call it: short, and what else is there may change it. `id` when left out."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,12 @@ class Snapshot:
         return cls(tuple(known[key] for key in sorted(known)))
 
 
-def printable(text: str, most: int = 300) -> str:
+_LONGEST = 300
+"""Characters of a text that is shown."""
+_DIGEST = 12
+
+
+def printable(text: str, most: int = _LONGEST) -> str:
     """`text` without what moves a terminal's cursor, or worse: anybody who may register something has written it."""
     if text.isprintable() and len(text) <= most:
         return text
@@ -84,9 +96,20 @@ def printable(text: str, most: int = 300) -> str:
 
 
 def _shown(one: Instance) -> Instance:
-    texts = (one.id, one.reason, one.zone or "", *(one.protocols or ()))
+    texts = (one.id, one.name, one.reason, one.zone or "", *(one.protocols or ()))
     if all(printable(text) is text for text in texts):
         return one
     protocols = None if one.protocols is None else tuple(name for name in one.protocols if name.isprintable())
     zone = None if one.zone is None else printable(one.zone)
-    return replace(one, id=printable(one.id), reason=printable(one.reason), zone=zone, protocols=protocols)
+    return replace(
+        one, id=_key(one.id), name=printable(one.name), reason=printable(one.reason), zone=zone, protocols=protocols
+    )
+
+
+def _key(id: str) -> str:
+    """Fit to be shown too, and still another one for each: what is taken out of it must not make two instances one."""
+    shown = printable(id)
+    if shown is id:
+        return id
+    digest = hashlib.sha256(id.encode(errors="backslashreplace")).hexdigest()[:_DIGEST]
+    return f"{shown[: _LONGEST - _DIGEST - 1]}#{digest}"

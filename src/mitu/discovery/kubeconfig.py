@@ -71,12 +71,23 @@ def find(settings: KubernetesProvider) -> Access:
     if host and port and settings.context is None:
         return _in_cluster(host, port)
     named = os.environ.get("KUBECONFIG")
-    paths = [Path(path) for path in named.split(os.pathsep) if path] if named else [Path.home() / ".kube" / "config"]
-    there = [path for path in paths if path.exists()]
+    try:
+        paths = [Path(path) for path in (named or str(Path.home() / ".kube" / "config")).split(os.pathsep) if path]
+    except RuntimeError as error:
+        raise ProviderError("this user has no home for a kubeconfig; name a file with 'kubeconfig'") from error
+    there = [path for path in paths if _exists(path)]
     if not there:
         missing = f"there is no kubeconfig at {', '.join(map(str, paths))}"
         raise ProviderError(f"{missing}, and no service account of a pod; name a file with 'kubeconfig'")
     return _from_files(there, settings.context)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # It is where nobody may look, which reading it will say.
+        return True
 
 
 def _in_cluster(host: str, port: str) -> Access:

@@ -17,7 +17,7 @@ from mitu.discovery.kubernetes_objects import Status, parse
 from mitu.discovery.provider import ProviderError
 
 CONNECT = 10.0
-"""Seconds for a connection, TLS excluded."""
+"""Seconds for a connection, TLS included."""
 LARGEST_PAGE = 64 << 20
 LONGEST_LINE = 16 << 20
 """Bytes. A slice has 1000 endpoints at most, of 100 addresses each, and etcd refuses what is above 1.5 MiB."""
@@ -48,9 +48,9 @@ class Api:
 
     @asynccontextmanager
     async def get(
-        self, path: str, parameters: Mapping[str, str], seconds: float, what: str
+        self, path: str, parameters: Mapping[str, str], limits: aiohttp.ClientTimeout, what: str
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer, whose status is 200; all of it comes within `seconds`.
+        """The answer, whose status is 200; it comes within `limits`.
 
         GoneError when the API server says so; ProviderError, which names `what` was wanted, on every other trouble.
         """
@@ -64,7 +64,7 @@ class Api:
             async with (
                 aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(ssl=tls if tls is not None else True),
-                    timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT),
+                    timeout=limits,
                     headers=headers,
                     auto_decompress=False,
                 ) as session,

@@ -64,7 +64,7 @@ class Plan:
         held, again = self.steady[one.name].update({key: view.health for key, view in seen.items()}, now)
         voices = {
             upstreams: (
-                *(_voice(key, view, held[key]) for key, view in seen.items() if key[0] in upstreams),
+                *(_voice(key[0], view, held[key]) for key, view in seen.items() if key[0] in upstreams),
                 *(self._stranger(name) for name in upstreams if not self._knows(name)),
             )
             for upstreams in set(one.upstreams.values())
@@ -89,9 +89,9 @@ class Plan:
         return Voice(name, sum(one.weight for one in listed) or 1, Health.HEALTHY, None)
 
 
-def _voice(key: tuple[str, str], view: View, health: Health) -> Voice:
+def _voice(upstream: str, view: View, health: Health) -> Voice:
     protocols = None if view.protocols is None else frozenset(view.protocols)
     if protocols is not None and not view.declared:
         # What was found out was found out over TCP, where nobody can tell.
         protocols |= {H3}
-    return Voice("/".join(key), view.instance.weight, health, protocols)
+    return Voice(f"{upstream}/{view.instance.name}", view.instance.weight, health, protocols)

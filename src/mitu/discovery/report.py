@@ -31,6 +31,7 @@ def _instance(view: View, share: Share) -> dict[str, Any]:
     one = view.instance
     return {
         "id": one.id,
+        "name": one.name,
         "address": one.address,
         "weight": one.weight,
         "used": share.used,

@@ -33,6 +33,9 @@ _LOOK_EVERY = 1.0
 _TOGETHER = 0.01
 """Changes that come closer together than this, in seconds, are one: registries tell of a deployment piece by piece."""
 
+_MOST_CHANGES = 10_000
+"""That wait to be told as causes, should nothing of them be made live; the first ones tell most."""
+
 _AGAIN = 1.0
 """Seconds after which something is made live again that could not be."""
 
@@ -130,14 +133,15 @@ class Discovery:
         await self._end()
 
     async def _end(self) -> None:
-        plan, self._plan = self._plan, None
-        if plan is not None:
-            await _stop(((one, None) for one in plan.following.values()), forget=False)
+        # The plan stays: what was known is told for as long as the gateway answers.
+        if self._plan is not None:
+            await _stop(((one, None) for one in self._plan.following.values()), forget=False)
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
     def _changed(self, change: Change) -> None:
-        self._changes.append(change)
+        if len(self._changes) < _MOST_CHANGES:
+            self._changes.append(change)
         self._wake.set()
 
     async def _publish_for_ever(self) -> None:
@@ -152,20 +156,26 @@ class Discovery:
             try:
                 async with self._making_live:
                     timeout = await self._publish()
-            except Exception:  # The next change is another chance, and the last good state is in force.
+            except Exception:  # The last good state is in force.
                 log.exception("what is known of the upstreams could not be made live")
-                timeout = _AGAIN
+                # Whatever changes meanwhile: else a fault would be told, and paid for, at the rate of changes.
+                await asyncio.sleep(_AGAIN)
+                self._wake.set()
 
     async def _look_for_ever(self) -> None:
         """What real traffic shows is evidence as well."""
+        failing = False
         while True:
             await asyncio.sleep(_LOOK_EVERY)
             try:
                 found = traffic.seen(await self._plane.endpoints())
                 for name, one in ({} if self._plan is None else self._plan.following).items():
                     one.tracked.observed(found.get(name, traffic.Traffic()))
+                failing = False
             except Exception:  # Evidence from elsewhere still counts.
-                log.exception("what traffic shows of the upstreams is not known")
+                if not failing:
+                    log.exception("what traffic shows of the upstreams is not known")
+                failing = True
 
     async def _publish(self) -> float | None:
         """Make what is known live. Seconds after which to look again without a change; None: never."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mitu.discovery.instance import Health, Instance, Snapshot
+from pydantic import TypeAdapter
+
+from mitu.discovery.instance import Instance, Snapshot
 
 log = logging.getLogger("mitu")
 
@@ -22,6 +26,7 @@ _VERSION = 1
 _LARGEST = 64 << 20
 _DIGEST = 12
 _SAVE_EVERY = 1.0
+_INSTANCES = TypeAdapter(tuple[Instance, ...])
 
 
 def default_folder() -> Path:
@@ -66,10 +71,10 @@ class Store:
             document = json.loads(file.read_bytes())
             if document["version"] != _VERSION or document["source"] != source:
                 return None
-            return Kept(Snapshot.of(_instance(one) for one in document["instances"]), float(document["at"]))
+            return Kept(Snapshot.of(_INSTANCES.validate_python(document["instances"])), float(document["at"]))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.warning("what was last known of '%s' cannot be used: %s: %s", upstream, file, error)
             return None
 
@@ -78,7 +83,8 @@ class Store:
         instances = [_document(one) for one in snapshot.instances]
         document = {"version": _VERSION, "source": source, "at": at, "instances": instances}
         file = self._file(upstream, source)
-        new = file.with_suffix(".new")
+        # Not that of another thread: who follows an upstream, and who is about to, may both keep it.
+        new = file.with_suffix(f".{threading.get_ident()}.new")
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Metadata may hold what is nobody else's business.
@@ -87,6 +93,8 @@ class Store:
             new.replace(file)
             self._complained = False
         except OSError as error:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
             if not self._complained:
                 log.warning("what is known of upstreams is not kept for the next start: %s", error)
             self._complained = True
@@ -107,13 +115,17 @@ class Store:
 
 
 class Memory:
-    """What a store keeps of one upstream: written in a thread, and not more often than every second."""
+    """What a store keeps of one upstream: written in a thread, and not more often than every second.
+
+    One write at a time: a disk that hangs must not take all threads of the process.
+    """
 
     def __init__(self, store: Store, upstream: str, source: Mapping[str, Any]) -> None:
         self.source = source
         self._store, self._upstream = store, upstream
         self._wanted: tuple[Snapshot, float] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
         self._saved_at = -_SAVE_EVERY
 
     def load(self) -> Kept | None:
@@ -122,35 +134,52 @@ class Memory:
     def save(self, snapshot: Snapshot, at: float) -> None:
         """Soon. `at`: Unix time."""
         self._wanted = snapshot, at
-        if self._timer is None:
+        if self._timer is None and self._writing is None:
             wait = max(0.0, self._saved_at + _SAVE_EVERY - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(wait, self._save_now)
 
     def _save_now(self) -> None:
         self._timer, self._saved_at = None, time.monotonic()
-        asyncio.get_running_loop().run_in_executor(None, self._write)
+        self._writing = asyncio.create_task(self._write())
+        self._writing.add_done_callback(self._written)
 
-    def _write(self) -> None:
+    def _written(self, done: asyncio.Task[None]) -> None:
+        self._writing = None
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.error("what is known of '%s' is not kept", self._upstream, exc_info=error)
+        if self._wanted is not None:
+            self.save(*self._wanted)
+
+    async def _write(self) -> None:
         wanted, self._wanted = self._wanted, None
         if wanted is not None:
-            self._store.save(self._upstream, self.source, *wanted)
+            await asyncio.to_thread(self._store.save, self._upstream, self.source, *wanted)
 
     async def close(self) -> None:
         """What is still to be written is."""
-        if self._timer is not None:
-            self._timer.cancel()
-        await asyncio.to_thread(self._write)
+        await self._idle()
+        await self._write()
 
     def abandon(self) -> None:
         """Somebody else keeps it from here on."""
+        self._wanted = None
         if self._timer is not None:
             self._timer.cancel()
-        self._wanted = None
+            self._timer = None
 
-    def forget(self) -> None:
+    async def forget(self) -> None:
         """Nobody looks there any more."""
         self.abandon()
-        self._store.forget(self._upstream, self.source)
+        await self._idle()
+        await asyncio.to_thread(self._store.forget, self._upstream, self.source)
+
+    async def _idle(self) -> None:
+        """Once nothing is being written; nothing is from here on, unless it is asked for."""
+        while self._writing is not None:
+            await asyncio.wait((self._writing,))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _document(one: Instance) -> dict[str, Any]:
@@ -163,12 +192,5 @@ def _document(one: Instance) -> dict[str, Any]:
         "reason": one.reason,
         "zone": one.zone,
         "metadata": one.metadata,
+        "name": one.name,
     }
-
-
-def _instance(document: dict[str, Any]) -> Instance:
-    protocols = document["protocols"]
-    return Instance(
-        **document
-        | {"health": Health(document["health"]), "protocols": None if protocols is None else tuple(protocols)}
-    )

@@ -19,6 +19,10 @@ log = logging.getLogger("mitu")
 
 _CONFIGURED = "configuration"
 
+_LASTS = 5.0
+"""Seconds for which a watch has to last, that a pause after it may be short: a registry that answers once and then
+fails, as one whose token may list and not watch, is down."""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -90,6 +94,8 @@ class Tracked:
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once whoever knows has been asked, be it in vain."""
     _moved: asyncio.Future[None] | None = None
+    _names: dict[str, str] = field(default_factory=dict)
+    """What people call instances, by identifier."""
 
     def __post_init__(self) -> None:
         if self.memory is None:
@@ -98,6 +104,7 @@ class Tracked:
             self.answered.set()
         elif (kept := self.memory.load()) is not None:
             self.state = State(kept.snapshot, kept.at, stale=True, error="not asked yet since the start")
+        self._names = {one.id: one.name for one in self.instances}
 
     def take_over(self, before: Tracked) -> None:
         """What `before`, which had other settings, knew of the same service and the same instances."""
@@ -130,16 +137,19 @@ class Tracked:
             return
         backoff = Backoff()
         while True:
+            known_at: float | None = None
             try:
                 async with aclosing(provider.watch(discover)) as snapshots:
                     async for snapshot in snapshots:
-                        backoff.reset()
+                        known_at = time.monotonic() if known_at is None else known_at
                         self._learn(snapshot)
             except ProviderError as error:
                 self._lose(str(error))
             except Exception:  # A fault here is no reason to go by an old state for ever.
                 log.exception("%s: the watch failed", self.name)
                 self._lose("the watch failed, see the log")
+            if known_at is not None and time.monotonic() - known_at > _LASTS:
+                backoff.reset()
             await backoff.wait()
 
     def next_move(self) -> asyncio.Future[None]:
@@ -152,7 +162,8 @@ class Tracked:
         """What the active check of an instance has come to."""
         before, self.checks[instance] = self.checks.get(instance), evidence
         if before is None or before.health is not evidence.health:
-            self._tell(f"{self.name}/{instance} is {evidence.health.word} ({evidence})")
+            name = self._names.get(instance, instance)
+            self._tell(f"{self.name}/{name} is {evidence.health.word} ({evidence})")
 
     def observed(self, traffic: Traffic) -> None:
         """What real traffic shows."""
@@ -204,6 +215,7 @@ class Tracked:
 
     def _forget(self, before: Snapshot | None) -> None:
         """What was known of instances that are not there any more; and whoever waits is told that they have moved."""
+        self._names = {one.id: one.name for one in self.instances}
         where = {one.id: one.address for one in before.instances} if before is not None else {}
         stayed = [one.id for one in self.instances if where.get(one.id) == one.address]
         self.checks = {key: self.checks[key] for key in stayed if key in self.checks}
@@ -230,15 +242,17 @@ def _differences(before: Snapshot | None, after: Snapshot) -> Iterable[str]:
     for key in sorted(old.keys() | new.keys()):
         was, now = old.get(key), new.get(key)
         if now is None:
-            yield f"{key} is gone"
-        elif was is None:
-            yield f"{key} is new"
+            yield f"{was.name if was is not None else key} is gone"
+            continue
+        name = now.name
+        if was is None:
+            yield f"{name} is new"
         elif was.health is not now.health:
-            yield f"{key} is {now.health.word}, was {was.health.word}" + (f" ({now.reason})" if now.reason else "")
+            yield f"{name} is {now.health.word}, was {was.health.word}" + (f" ({now.reason})" if now.reason else "")
         elif was.protocols != now.protocols:
-            yield f"{key} speaks {_names(now.protocols)}, spoke {_names(was.protocols)}"
+            yield f"{name} speaks {_names(now.protocols)}, spoke {_names(was.protocols)}"
         elif was != now:
-            yield f"{key} has changed"
+            yield f"{name} has changed"
 
 
 def _names(protocols: tuple[str, ...] | None) -> str:

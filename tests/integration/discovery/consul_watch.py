@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -30,12 +31,12 @@ class Watch:
         try:
             async with aclosing(provider.watch(discover)) as snapshots:
                 async for snapshot in snapshots:
-                    self._said.put_nowait(by_id(snapshot))
+                    self._said.put_nowait(by_name(snapshot))
         except ProviderError as error:
             self._said.put_nowait(error)
 
     async def next(self) -> Instances:
-        """By their identifiers. ProviderError when it says that."""
+        """By their names. ProviderError when it says that."""
         async with asyncio.timeout(SOON):
             said = await self._said.get()
         if isinstance(said, ProviderError):
@@ -54,8 +55,9 @@ class Watch:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-def by_id(snapshot: Snapshot) -> Instances:
-    return {one.id: one for one in snapshot.instances}
+def by_name(snapshot: Snapshot) -> Instances:
+    """Identifiers are left to the tests of them: nodes have other names each time."""
+    return {one.name: replace(one, id=one.name) for one in snapshot.instances}
 
 
 def provider(address: str, *, margin: float = SOON, **settings: object) -> Consul:

@@ -109,7 +109,7 @@ def _agree(gateway: Gateway) -> None:
     code, shown = discovered(gateway)
     assert (code, shown["rankings"]) == (0, gateway.json("/alpn"))
     (app,) = shown["upstreams"]
-    assert {one["id"]: (one["health"], one["protocols"]) for one in app["instances"]} == {
+    assert {one["name"]: (one["health"], one["protocols"]) for one in app["instances"]} == {
         "new": ("healthy", ["h2"]),
         "old": ("healthy", ["http/1.1"]),
     }

@@ -7,9 +7,11 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 
 import pytest
 
+from mitu.config.discovery import Discover
 from mitu.discovery.consul import Consul as Provider
 from mitu.discovery.instance import Health, Instance
 from support.consul import TTL_CHECK, Consul, Json
@@ -243,3 +245,20 @@ def _placed(service: str, number: int, change: int) -> Json:
     meta = {"change": str(change)}
     placed = {"Service": service, "ID": f"{service}-{number}", "Port": number + 1, "Meta": meta}
     return {"Service": {"Verb": "set", "Node": f"{service}-node", "Service": placed}}
+
+
+async def test_an_instance_stays_itself_when_another_node_has_its_identifier(server: Consul, service: str) -> None:
+    server.register(service, "same", 80)
+    asked = provider(server.url)
+    other = {"Service": service, "ID": "same", "Port": 81}
+    async with aclosing(asked.watch(Discover(provider="consul", service=service))) as snapshots:
+        (alone,) = (await anext(snapshots)).instances
+        assert (alone.id, alone.name) == (f"{server.node}/same", "same")
+        server.put("/v1/catalog/register", {"Node": "another", "Address": "10.0.0.2", "Service": other})
+        both = {one.id: one for one in (await anext(snapshots)).instances}
+        assert both.keys() == {alone.id, "another/same"}
+        assert both[alone.id] == alone
+        assert {one.name for one in both.values()} == {f"same@{server.node}", "same@another"}
+        server.put("/v1/catalog/deregister", {"Node": "another", "ServiceID": "same"})
+        (again,) = (await anext(snapshots)).instances
+        assert (again, again.name) == (alone, "same")

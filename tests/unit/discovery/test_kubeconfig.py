@@ -154,6 +154,24 @@ def test_the_environment_names_several_files(tmp_path: Path, monkeypatch: pytest
     assert (found.server, found.token) == (SERVER, "one")
 
 
+@pytest.mark.parametrize(
+    ("method", "error", "words"),
+    [
+        ("home", RuntimeError("no home"), "this user has no home for a kubeconfig"),
+        ("exists", PermissionError(13, "Permission denied"), r"cannot read .*/home/\.kube/config: no such file"),
+    ],
+)
+def test_a_home_that_is_none_or_closed(
+    monkeypatch: pytest.MonkeyPatch, method: str, error: Exception, words: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(ProviderError, match=words):
+        find(KubernetesProvider())
+
+
 def test_at_home(tmp_path: Path) -> None:
     with pytest.raises(ProviderError, match=r"there is no kubeconfig at .*home/\.kube/config, and no service account"):
         find(KubernetesProvider())

@@ -143,7 +143,7 @@ async def test_a_watch_that_ends_goes_on_where_it_was(server: Server) -> None:
     watch = next(asked for asked in server.asked if "watch" in asked)
     assert watch["labelSelector"] == "kubernetes.io/service-name=api"
     assert watch["allowWatchBookmarks"] == "true"
-    assert 60 <= int(watch["timeoutSeconds"]) <= 120
+    assert 20 <= int(watch["timeoutSeconds"]) <= 25
 
 
 async def test_a_watch_that_always_ends_at_once_is_not_asked_for_at_once(server: Server) -> None:
@@ -203,6 +203,23 @@ async def test_watches_that_are_none(
     monkeypatch.setattr(kubernetes_api, "LONGEST_LINE", 1 << 20)
     server.watches = [answer]
     assert words in await server.refuses()
+
+
+async def test_a_watch_that_is_kept_waiting_is_not_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts from when it has begun, or an API server under load would be asked for lists as well."""
+    monkeypatch.setattr(kubernetes, "WATCH_SECONDS", 0.5)
+    monkeypatch.setattr(kubernetes, "GRACE", 0.6)
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.8)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await asyncio.sleep(0.5)
+        await response.write(event("MODIFIED", stored(5, "10.0.0.5")).encode())
+        return response
+
+    server.watches = [slow]
+    assert addresses(await server.snapshots(2)) == [["10.0.0.1:80"], ["10.0.0.5:80"]]
 
 
 async def test_a_server_that_says_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

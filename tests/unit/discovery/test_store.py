@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +69,18 @@ def test_what_cannot_be_read_is_said_and_left(
     assert "'api' cannot be used" in caplog.text or b"2" in content
 
 
+def test_an_instance_that_is_none_is_said_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path)
+    store.save("api", API, SNAPSHOT, 1.0)
+    (file,) = tmp_path.iterdir()
+    kept = json.loads(file.read_text())
+    for field, wrong in (("weight", "heavy"), ("health", 7), ("protocols", "h2"), ("address", None)):
+        instances = [one | {field: wrong} for one in kept["instances"]]
+        file.write_text(json.dumps(kept | {"instances": instances}))
+        assert store.load("api", API) is None, field
+        assert field in caplog.text
+
+
 def test_a_name_is_never_a_path(tmp_path: Path) -> None:
     inside = tmp_path / "state"
     Store(inside).save("../../outside", API, SNAPSHOT, 0.0)
@@ -88,3 +104,48 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_STATE_HOME")
     root = Path("/var/lib/mitu/discovery")
     assert default_folder() == (root if os.geteuid() == 0 else Path.home() / ".local/state/mitu/discovery")
+
+
+class Slow(Store):
+    """On a disk that hangs until it is let go."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.go = threading.Event()
+        self.begun: list[float] = []
+
+    def save(self, upstream: str, source: Mapping[str, Any], snapshot: Snapshot, at: float) -> None:
+        self.begun.append(at)
+        assert self.go.wait(30)
+        super().save(upstream, source, snapshot, at)
+
+
+async def test_a_disk_that_hangs_takes_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mitu.discovery.store._SAVE_EVERY", 0.01)
+    store = Slow(tmp_path)
+    memory = Memory(store, "api", API)
+    try:
+        for number in range(20):
+            memory.save(SNAPSHOT, float(number))
+            await asyncio.sleep(0.02)
+        assert store.begun == [0.0]
+    finally:
+        store.go.set()
+    await memory.close()
+    assert store.begun == [0.0, 19.0], "the last state is the next"
+    kept = memory.load()
+    assert kept is not None and kept.at == 19.0
+
+
+async def test_what_is_being_written_is_forgotten_too(tmp_path: Path) -> None:
+    store = Slow(tmp_path)
+    memory = Memory(store, "api", API)
+    memory.save(SNAPSHOT, 1.0)
+    async with asyncio.timeout(30):
+        while not store.begun:  # noqa: ASYNC110 - it begins in a thread
+            await asyncio.sleep(0.01)
+    forgetting = asyncio.create_task(memory.forget())
+    await asyncio.sleep(0)
+    store.go.set()
+    await forgetting
+    assert memory.load() is None

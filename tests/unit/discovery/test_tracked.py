@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
+import pytest
+
 from mitu.config.discovery import Discover
 from mitu.config.upstreams import Endpoint, Upstream
 from mitu.discovery.instance import Evidence, Health, Instance, Snapshot
@@ -189,6 +191,67 @@ async def test_what_a_registry_says_moves_no_cursor(tmp_path: Path) -> None:
     )
     world.tracked._lose(f"no{rude}")
     (view,) = world.tracked.views()
-    shown = (view.instance.id, view.reason, view.instance.zone or "", world.tracked.state.error or "", *world.told)
-    assert all(text.isprintable() for text in shown) and view.instance.id == "a?]52;c;aGk=?"
+    one = view.instance
+    shown = (one.id, one.name, view.reason, one.zone or "", world.tracked.state.error or "", *world.told)
+    assert all(text.isprintable() for text in shown) and one.name == "a?]52;c;aGk=?"
     await world.close()
+
+
+class Once:
+    """A registry that answers once, and then fails."""
+
+    kind = "script"
+
+    def __init__(self) -> None:
+        self.watches = 0
+
+    async def watch(self, discover: Discover) -> AsyncGenerator[Snapshot]:
+        self.watches += 1
+        yield Snapshot.of([A])
+        raise ProviderError("you may list, and not watch")
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.mark.parametrize("lasts", [True, False])
+async def test_only_a_watch_that_lasts_makes_pauses_short_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasts: bool
+) -> None:
+    monkeypatch.setattr("mitu.discovery.provider.random.uniform", lambda low, high: high)
+    if lasts:
+        monkeypatch.setattr("mitu.discovery.tracked._LASTS", -1.0)
+    tracked, registry = World(tmp_path).tracked, Once()
+    tracked.provider = registry
+    watching = asyncio.create_task(tracked.watch())
+    await asyncio.sleep(1.4)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    # After 0.1 s each, or after 0.1, 0.3 and 0.7 s.
+    assert registry.watches > 5 if lasts else registry.watches <= 4
+    assert tracked.memory is not None
+    await tracked.memory.close()
+
+
+async def test_an_instance_is_called_by_its_name(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    tracked = world.tracked
+    tracked._learn(Snapshot.of([Instance("n1/a", "10.0.0.1:80", name="a")]))
+    tracked.checked("n1/a", Evidence(BAD, "check", "connection refused"))
+    tracked._learn(
+        Snapshot.of([Instance("n1/a", "10.0.0.1:80", name="a@n1"), Instance("n2/a", "10.0.0.2:80", name="a@n2")])
+    )
+    assert [one.health for one in tracked.views()] == [BAD, GOOD], "what is known of it stays"
+    tracked.checked("n1/a", Evidence(GOOD, "check"))
+    tracked._learn(Snapshot.of([Instance("n1/a", "10.0.0.1:80", name="a", health=BAD, reason="slow")]))
+    assert world.told == [
+        "api/a is new",
+        "api/a is unavailable (check: connection refused)",
+        "api/a@n2 is new",
+        "api/a@n1 is healthy (check)",
+        "api/a is unavailable, was healthy (slow)",
+        "api/a@n2 is gone",
+    ]
+    await world.close()
+    (kept,) = World(tmp_path).tracked.instances
+    assert (kept.id, kept.name) == ("n1/a", "a")
