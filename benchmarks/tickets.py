@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.harness.bench import Bench, Benchmark, Defaults
 from benchmarks.harness.certificates import Certificate
 from benchmarks.harness.results import Sheet
-from benchmarks.harness.server import ServerError, free_ports, running
+from benchmarks.harness.server import START_SECONDS, ServerError, free_ports, running
 
 NODES, RELOADS, ROTATIONS = 3, 20, 5
 RESTART_AFTER = (7, 14)
@@ -61,8 +61,22 @@ class Node:
         self._stack.enter_context(
             running(f"node {self.number}", command, {"https": self.port}, self.folder, cores=None)
         )
+        self._wait_for_admin()
         self.starts += 1
         self.down = False
+
+    def _wait_for_admin(self) -> None:
+        """It serves before it can be asked to reload."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(str(self.folder / "admin.sock"))
+                    return
+                except OSError as error:
+                    if time.monotonic() > deadline:
+                        raise ServerError(f"node {self.number} has no admin socket: {error}") from error
+            time.sleep(0.02)
 
     def stop(self) -> None:
         self.down = True

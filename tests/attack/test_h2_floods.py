@@ -34,7 +34,7 @@ def test_flood(flooded: Ground, flood: Flood, record_property: Callable[[str, ob
         with Raw(flooded.address, flooded.ca, flood.first) as client:
             flood.run(client, flooded)
             if flood.ends in ("calm", "error"):
-                assert client.closed(3)
+                assert client.closed(10)
                 assert client.goaway != NO_ERROR
             if flood.ends == "calm":
                 assert client.goaway == ENHANCE_YOUR_CALM
@@ -50,7 +50,7 @@ def test_flood(flooded: Ground, flood: Flood, record_property: Callable[[str, ob
 def test_who_resets_too_much_is_told(flooded: Ground) -> None:
     with Raw(flooded.address, flooded.ca) as client:
         under_way(reset)(client, flooded)
-        assert client.closed(3)
+        assert client.closed(10)
         assert client.goaway == ENHANCE_YOUR_CALM
 
 

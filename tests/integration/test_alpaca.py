@@ -324,4 +324,5 @@ class TestMisdirected:
 
     def test_it_is_counted(self, zoo: Zoo) -> None:
         assert self.status(zoo, "h2", "web.test", "devices.test") == 421
-        assert zoo.gateway.metric("mitu_http_errors_total", protocol="h2", reason="misdirected") >= 1
+        labels = {"protocol": "h2", "reason": "misdirected"}
+        assert eventually(lambda: zoo.gateway.metric("mitu_http_errors_total", **labels) >= 1)

@@ -287,7 +287,8 @@ def test_ctrl_c_tells_what_was_done(running_bench: subprocess.Popen[bytes]) -> N
     while not (threads := _threads(running_bench.pid)) or "load-0" not in threads:
         assert time.monotonic() < deadline and running_bench.poll() is None
         time.sleep(0.05)
-    time.sleep(0.5)
+    # Some of them have been made by then.
+    time.sleep(2)
     (gateway,) = children(running_bench.pid)
     running_bench.send_signal(signal.SIGINT)
     out, errors = running_bench.communicate(timeout=60)

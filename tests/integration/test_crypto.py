@@ -63,11 +63,15 @@ CRATES = {
 }
 
 
-@pytest.fixture(scope="module")
-def measured(provider: str) -> dict[str, Any]:
+def measure(provider: str) -> dict[str, Any]:
     command = [*MITU, "crypto", "--json", "--seconds", "0.02", "--provider", provider]
     report: dict[str, Any] = json.loads(output(command))
     return report
+
+
+@pytest.fixture(scope="module")
+def measured(provider: str) -> dict[str, Any]:
+    return measure(provider)
 
 
 @pytest.fixture(scope="module")
@@ -100,19 +104,29 @@ def test_the_features_are_those_that_the_kernel_tells(measured: dict[str, Any]) 
         assert feature["found"] or not feature["used_for"]
 
 
-def test_dearer_operations_take_longer(operations: dict[str, dict[str, Any]]) -> None:
-    def took(name: str) -> float:
-        return float(operations[name]["fastest_us"])
+def test_dearer_operations_take_longer(operations: dict[str, dict[str, Any]], provider: str) -> None:
+    assert all(one["fastest_us"] <= one["median_us"] for one in operations.values())
+    took = {name: float(one["fastest_us"]) for name, one in operations.items()}
+    pairs = [
+        ("ecdsa_p256_sign", "ecdsa_p384_sign"),
+        ("ecdsa_p256_sign", "rsa_2048_sign"),
+        ("rsa_2048_verify", "rsa_2048_sign"),
+        ("ecdh_p256", "ecdh_p384"),
+        ("x25519", "x25519_ml_kem_768"),
+        *((name, name.removesuffix("_64") + "_16k") for name in took if name.endswith("_64")),
+    ]
 
-    assert took("ecdsa_p256_sign") < took("ecdsa_p384_sign")
-    assert took("ecdsa_p256_sign") < took("rsa_2048_sign")
-    assert took("rsa_2048_verify") < took("rsa_2048_sign")
-    assert took("ecdh_p256") < took("ecdh_p384")
-    assert took("x25519") < took("x25519_ml_kem_768")
-    for name, one in operations.items():
-        assert one["fastest_us"] <= one["median_us"]
-        if name.endswith("_64"):
-            assert took(name) < took(name.removesuffix("_64") + "_16k")
+    def wrong() -> list[tuple[str, str]]:
+        return [(cheap, dear) for cheap, dear in pairs if not took[cheap] < took[dear]]
+
+    # All batches of one operation can be disturbed by what runs beside it. The fastest of several runs is as much a
+    # measure of the code, and an order that is wrong stays so.
+    for _ in range(9):
+        if not wrong():
+            break
+        for one in measure(provider)["operations"]:
+            took[one["name"]] = min(took[one["name"]], one["fastest_us"])
+    assert not wrong(), took
 
 
 def test_what_follows_from_it(measured: dict[str, Any], operations: dict[str, dict[str, Any]]) -> None:

@@ -282,7 +282,7 @@ def test_half_a_request_is_waited_for(gateway: Start, authority: Authority, edge
     with connect(running.address(), context(authority.certificate)) as stream:
         stream.sendall(b"GET /health HTTP/1.1\r\n")
         # Until the gateway has read it, nothing tells of it.
-        time.sleep(0.3)
+        time.sleep(1)
         running.program.signal(signal.SIGTERM)
         time.sleep(1.5)
         stream.sendall(b"Host: localhost\r\n\r\n")

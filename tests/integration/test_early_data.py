@@ -98,7 +98,7 @@ def settings(edge: Pair, endpoint: str, workers: int = 1, **more: Any) -> Settin
 
 @pytest.fixture(scope="module")
 def running(shared_gateway: Start, edge: Pair, backend: Upstream, provider: str) -> Gateway:
-    made = settings(edge, backend.server.endpoint, workers=2, timeouts={"handshake": "2s"})
+    made = settings(edge, backend.server.endpoint, workers=2, timeouts={"handshake": "4s"})
     return shared_gateway(on(provider, made))
 
 
@@ -187,7 +187,8 @@ class TestOnH1:
         with resumed(running.address(), request("/never", method="POST"), finish=False) as client:
             assert client.http1.response().status == 425
         assert backend.of("/never") == []
-        assert running.metric("mitu_http_errors_total", reason="too_early") >= 1
+        # What a request came to is counted once its response is written.
+        eventually(lambda: running.metric("mitu_http_errors_total", reason="too_early") >= 1)
 
     def test_the_upstream_may_refuse_and_the_client_tries_again(self, running: Gateway, backend: Upstream) -> None:
         with resumed(running.address(), request("/picky"), finish=False) as client:
@@ -221,7 +222,7 @@ class TestOnH1:
             assert client.http1.response().status == 200
             begun = time.monotonic()
             assert client.read() == b""
-            assert time.monotonic() - begun < 6
+            assert time.monotonic() - begun < 9
 
     def test_too_much_of_it_ends_the_connection(self, running: Gateway, backend: Upstream) -> None:
         flood = request("/flood", method="POST", body=b"x" * 100_000)
@@ -427,7 +428,7 @@ class TestReplay:
 
     def replay(self, address: Address, flight: bytes) -> None:
         with socket.create_connection(address) as tcp:
-            tcp.settimeout(5)
+            tcp.settimeout(20)
             tcp.sendall(flight)
             assert tcp.recv(1 << 16), "the handshake goes on, without the early data"
 

@@ -49,7 +49,8 @@ class Calls:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "failed: as asked")
         if request.text == "slow":
             context.add_callback(self.cancelled.set)
-            time.sleep(3)
+            # Long after its client has given up, unless it is told.
+            self.cancelled.wait(20)
         if request.text == "left":
             return self.words(text=str(context.time_remaining()))
         sent = dict(context.invocation_metadata())
@@ -228,8 +229,8 @@ def test_deadline_reaches_the_server(talk: Any, words: Any, service: Service) ->
         talk.Once(words(text="slow"), timeout=0.3)
     error: Any = caught.value
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - begun < 2
-    assert service.calls.cancelled.wait(2.5), "the server was not told"
+    assert time.monotonic() - begun < 8
+    assert service.calls.cancelled.wait(10), "the server was not told"
 
 
 def test_deadline_ends_a_conversation(talk: Any, words: Any, service: Service) -> None:
@@ -242,13 +243,13 @@ def test_deadline_ends_a_conversation(talk: Any, words: Any, service: Service) -
 
     received = []
     with pytest.raises(grpc.RpcError) as caught:
-        for one in talk.Both(speak(), timeout=1):
+        for one in talk.Both(speak(), timeout=3):
             received.append(one.text)
     error: Any = caught.value
     end.set()
     assert received == ["tsrif"]
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert service.calls.cancelled.wait(5), "the server was not told"
+    assert service.calls.cancelled.wait(10), "the server was not told"
 
 
 def test_timeout_of_the_route(channel: Any, stubs: tuple[ModuleType, ModuleType], service: Service) -> None:
@@ -263,7 +264,7 @@ def test_timeout_of_the_route(channel: Any, stubs: tuple[ModuleType, ModuleType]
         call(messages.Words(text="slow"))
     error: Any = caught.value
     assert (error.code(), error.details()) == (grpc.StatusCode.DEADLINE_EXCEEDED, "response_timeout")
-    assert service.calls.cancelled.wait(2.5), "the server was not told"
+    assert service.calls.cancelled.wait(10), "the server was not told"
 
 
 def test_cancel_reaches_the_server(talk: Any, words: Any, service: Service) -> None:
@@ -277,7 +278,7 @@ def test_cancel_reaches_the_server(talk: Any, words: Any, service: Service) -> N
     call = talk.Both(speak())
     assert next(call).text == "tsrif"
     call.cancel()
-    assert service.calls.cancelled.wait(5), "the server was not told"
+    assert service.calls.cancelled.wait(10), "the server was not told"
     end.set()
 
 
@@ -408,7 +409,7 @@ class TestWeb:
         response = web.ask("/talk.Talk/Once", web.body(web.words(text="slow")), ("grpc-timeout", "300m"))
         _, trailers = web.read(response.body)
         assert (trailers.get("grpc-status") or response.header("grpc-status")) == "4"
-        assert service.calls.cancelled.wait(2.5), "the server was not told"
+        assert service.calls.cancelled.wait(10), "the server was not told"
 
     def test_a_failure_of_the_gateway(self, web: Web) -> None:
         response = web.ask("/talk.Nobody/Once", web.body(web.words(text="hi")))

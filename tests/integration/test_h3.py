@@ -308,7 +308,7 @@ class TestStreams:
 
         use(shaped.gateway, authority, test)
         errors = {"protocol": "h3", "reason": "bad_body"}
-        assert shaped.gateway.metric("mitu_http_errors_total", **errors) == 2
+        assert eventually(lambda: shaped.gateway.metric("mitu_http_errors_total", **errors) == 2)
 
 
 class TestAltSvc:
@@ -532,7 +532,7 @@ class TestTransport:
         assert flooded.metric("mitu_quic_retries_total") > 300
         assert flooded.metric("mitu_quic_accepted_total") < 100
         eventually(lambda: flooded.metric("mitu_connections_active") == 0)
-        assert flooded.metric("mitu_tls_handshake_failures_total", reason="timeout") > 50
+        assert eventually(lambda: flooded.metric("mitu_tls_handshake_failures_total", reason="timeout") > 50)
 
     def test_no_more_connections_than_allowed(self, gateway: Start, edge: Pair, authority: Authority) -> None:
         full = gateway(edge_settings(edge, limits={"connections": 1}))
@@ -548,4 +548,4 @@ class TestTransport:
     ) -> None:
         behind = gateway(edge_settings(edge, proxy_protocol={"trusted": ["127.0.0.0/8"]}))
         assert asyncio.run(refusal(behind.address(), authority)) == CONNECTION_REFUSED
-        assert behind.metric("mitu_connections_refused_total", reason="proxy_protocol") == 1
+        assert eventually(lambda: behind.metric("mitu_connections_refused_total", reason="proxy_protocol") == 1)

@@ -27,7 +27,7 @@ LIMITS = {
     "request_body_size": "1KiB",
     "connections": 60,
 }
-TIMEOUTS = {"request_header": "500ms", "idle": "1s", "handshake": "1s"}
+TIMEOUTS = {"request_header": "1s", "idle": "2s", "handshake": "4s"}
 
 
 async def faulty(reader: Reader, writer: Writer) -> None:
@@ -61,7 +61,7 @@ async def faulty(reader: Reader, writer: Writer) -> None:
         elif path == "stall":
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234")
             await writer.drain()
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(1.5)
             writer.write(b"56789")
         elif path == "endless-head":
             writer.write(b"HTTP/1.1 200 OK\r\n")
@@ -79,7 +79,7 @@ def gateway(
     log = tmp_path_factory.mktemp("access") / "access.log"
 
     def route(path: str, name: str, **settings: Any) -> Settings:
-        return {"match": {"path_prefix": path}, "upstream": name, "timeout": "300ms", **settings}
+        return {"match": {"path_prefix": path}, "upstream": name, "timeout": "1s", **settings}
 
     routes = [health(), route("/faulty", "faulty"), route("/refused", "refused"), to_app()]
     upstreams = [
@@ -165,9 +165,9 @@ class TestLimits:
         try:
             eventually(lambda: gateway.metric("mitu_connections_active") == 60)
             with socket.create_connection(gateway.address()) as refused:
-                refused.settimeout(3)
+                refused.settimeout(10)
                 assert refused.recv(1) == b""
-            assert gateway.metric("mitu_connections_refused_total", reason="limit") == before + 1
+            eventually(lambda: gateway.metric("mitu_connections_refused_total", reason="limit") == before + 1)
         finally:
             for one in waiting:
                 one.close()
@@ -178,8 +178,8 @@ class TestLimits:
 
 class TestTimeouts:
     def test_slow_headers(self, client: Http1) -> None:
-        took = drip(client.stream, b"GET /health HTTP/1.1\r\nX-Slow: " + b"a" * 200, every=0.05, limit=5)
-        assert 0.4 < took < 2.5
+        took = drip(client.stream, b"GET /health HTTP/1.1\r\nX-Slow: " + b"a" * 200, every=0.05, limit=9)
+        assert 0.9 < took < 8
 
     def test_headers_that_stop(self, client: Http1) -> None:
         client.send(b"GET /health HTTP/1.1\r\nHost: localh")
@@ -190,17 +190,17 @@ class TestTimeouts:
     def test_an_idle_connection(self, client: Http1) -> None:
         assert client.request("/health").status == 200
         begun = time.monotonic()
-        assert client.closed(within=5)
-        assert 0.7 < time.monotonic() - begun < 3
+        assert client.closed(within=10)
+        assert 1.7 < time.monotonic() - begun < 8
 
     def test_a_connection_that_never_asks(self, client: Http1) -> None:
-        assert client.closed(within=5)
+        assert client.closed(within=10)
 
     def test_a_slow_upstream(self, gateway: Gateway, client: Http1) -> None:
         begun = time.monotonic()
         response = client.request("/faulty/silent")
         assert (response.status, response.body) == (504, b"504 Gateway Timeout: response_timeout\n")
-        assert 0.25 < time.monotonic() - begun < 2
+        assert 0.9 < time.monotonic() - begun < 8
         line = logged(gateway, "/faulty/silent")
         assert (line["status"], line["reason"], line["side"]) == (504, "response_timeout", "upstream")
         assert client.request("/health").status == 200, "the client's connection goes on"

@@ -167,7 +167,7 @@ def test_each_step_and_the_way_back(pressed: Pressed, hogs: contextlib.ExitStack
         pressed.h1()
     with pytest.raises(ConnectionError):
         asyncio.run(h3_answer(pressed))
-    assert pressed.gateway.metric("mitu_connections_refused_total", reason="overload") >= 2
+    assert eventually(lambda: pressed.gateway.metric("mitu_connections_refused_total", reason="overload") >= 2)
 
     # What is given back is to be had again, without a reload.
     hogs.close()

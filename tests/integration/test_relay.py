@@ -121,7 +121,7 @@ def gateway(
     asks = {"client_auth": "optional", "client_ca": ca}
     listeners = [
         listener(edge, protocols=["http/1.1", *protocols], routes=[health()], tls=asks, timeouts={"relay_idle": "1h"}),
-        listener(edge, name="brief", protocols=[protocols[0]], timeouts={"relay_idle": "1s"}),
+        listener(edge, name="brief", protocols=[protocols[0]], timeouts={"relay_idle": "3s"}),
         listener(
             edge,
             name="behind",
@@ -225,7 +225,7 @@ def test_an_idle_relay_ends_and_a_busy_one_does_not(gateway: Gateway, authority:
     tls = context(authority.certificate, ["echo"])
     with connect(gateway.address("brief"), tls) as idle, connect(gateway.address("brief"), tls) as busy:
         begun = time.monotonic()
-        while time.monotonic() - begun < 1.8:
+        while time.monotonic() - begun < 5:
             busy.sendall(b"x")
             assert busy.recv(1) == b"x"
             time.sleep(0.3)

@@ -126,10 +126,10 @@ def test_relays_leave_an_endpoint_that_is_removed(
     assert staying.open == MANY + 20
     assert eventually(lambda: going.open == 0, 15)
     took = time.monotonic() - begun
-    assert 3 < took < 8, took
+    assert 3 < took < 12, took
     assert eventually(lambda: crowd.open == MANY + 20)
     assert_spread(crowd, begun, 4, MANY)
-    assert (ends(running, "removal"), ends(running, "drain")) == (MANY, 0)
+    assert eventually(lambda: (ends(running, "removal"), ends(running, "drain")) == (MANY, 0))
     assert staying.open == MANY + 20
 
 
@@ -179,7 +179,7 @@ def test_a_reload_that_is_refused_sends_nobody_away(
     assert (first.open, second.open, crowd.ended) == (40, 0, [])
     running.apply(relaying(edge, second.endpoint, drain="0s"))
     assert eventually(lambda: crowd.open == 0)
-    assert ends(running, "removal") == 40
+    assert eventually(lambda: ends(running, "removal") == 40)
 
 
 def test_relays_leave_in_the_time_of_a_drain(
@@ -215,7 +215,7 @@ def test_relays_leave_a_listener_that_is_removed(
     running.apply(configuration(all_of_them[:1], to))
     assert eventually(lambda: len(crowd.ended) == 60, 15)
     assert_spread(crowd, begun, 3, 60)
-    assert running.metric("mitu_relay_ends_total", listener="brief", reason="drain") == 60
+    assert eventually(lambda: running.metric("mitu_relay_ends_total", listener="brief", reason="drain") == 60)
     time.sleep(1)
     assert crowd.open == 20
     # They are told when the gateway ends.
@@ -261,8 +261,8 @@ def test_websockets_leave_as_well(gateway: Start, authority: Authority, edge: Pa
         running.apply(routed(second))
         assert client.closed()
     assert eventually(lambda: first.open == 0)
-    left = running.metric("mitu_relay_ends_total", listener="edge", alpn="http/1.1", reason="removal")
-    assert left == 1
+    left = {"listener": "edge", "alpn": "http/1.1", "reason": "removal"}
+    assert eventually(lambda: running.metric("mitu_relay_ends_total", **left) == 1)
 
 
 def test_what_a_connection_does_next_goes_to_the_endpoints_of_now(
@@ -326,7 +326,8 @@ def test_real_devices_move_to_another_broker(gateway: Start, authority: Authorit
         # Whoever was at the one that is removed hears of the other, and nobody else is disturbed.
         moved = [["one", "two"] if name == "one" else ["two"] for name in before]
         assert eventually(lambda: heard() == moved, 30)
-        assert running.metric("mitu_relay_ends_total", alpn="mqtt", reason="removal") == before.count("one")
+        left = {"alpn": "mqtt", "reason": "removal"}
+        assert eventually(lambda: running.metric("mitu_relay_ends_total", **left) == before.count("one"))
     finally:
         for program in (*devices, *(broker.program for broker in brokers)):
             program.stop()

@@ -105,7 +105,8 @@ def test_an_identity_that_has_expired_is_not_resumed(
     failures = {"listener": "guarded", "reason": "client_certificate_invalid"}
     before = gateway.metric("mitu_tls_handshake_failures_total", **failures)
     assert "HTTP/1.1" not in client.again(address)
-    assert gateway.metric("mitu_tls_handshake_failures_total", **failures) == before + 1
+    # The alert goes out first.
+    assert eventually(lambda: gateway.metric("mitu_tls_handshake_failures_total", **failures) == before + 1)
     line = last_failure(gateway, failures["reason"], before + 1)
     assert line["listener"] == "guarded"
     assert "Expired" in line["error"]
@@ -138,6 +139,8 @@ def test_a_resumption_that_is_replayed_gets_nowhere(
     first, _ = recorded(gateway.address(), tls)
     again, sent = recorded(gateway.address(), tls, first.session)
     assert again.session_reused
+    # A request is counted once its response is written.
+    eventually(lambda: gateway.metric("mitu_connections_active") == 0)
     served = gateway.metric("mitu_http_requests_total")
     failed = gateway.metric("mitu_tls_handshake_failures_total", reason="decrypt_error")
     with socket.create_connection(gateway.address(), timeout=10) as tcp:

@@ -13,7 +13,7 @@ from support.frames import data, frame, headers, take
 from support.h2 import ACK, HEADERS, PREFACE, SETTINGS
 from support.servers import Loop, Reader, Server, Writer, http_body, http_head, http_response
 
-Way = Literal["well", "stream", "reset mid-body", "hang", "slow", "503", "half-close"]
+Way = Literal["well", "stream", "reset mid-body", "hang", "slow", "held", "503", "half-close"]
 
 RESET = b"\x01\x00\x00\x00\x00\x00\x00\x00"
 """SO_LINGER: on, for no time."""
@@ -96,8 +96,11 @@ class Endpoint:
                 return False
             case "503":
                 writer.write(http_response("503 Service Unavailable", b"not now"))
-            case "slow" | "well":
+            case "slow" | "held" | "well":
                 await asyncio.sleep(self.delay)
+                # Until the test lets go, however long what it waits for takes.
+                while self.way == "held":  # noqa: ASYNC110 - the test, in a thread of its own, changes it
+                    await asyncio.sleep(0.01)
                 writer.write(http_response("200 OK", self.name.encode()))
         await writer.drain()
         return True
