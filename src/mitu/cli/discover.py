@@ -82,8 +82,10 @@ def _watch(socket: Path, upstream: str | None, *, as_json: bool) -> None:
     before = None
     while True:
         found = _ask(socket, upstream)
-        if found != before:
-            before = found
+        # A registry that says the same again says nothing.
+        told = found | {"upstreams": [one | {"known_at": None} for one in found["upstreams"]]}
+        if told != before:
+            before = told
             if as_json:
                 print_json(found, line=True)
             else:

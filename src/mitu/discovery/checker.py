@@ -70,7 +70,7 @@ class Checker:
         self._slots = asyncio.Semaphore(most)
         self._targets: dict[str, tuple[str, asyncio.Task[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._short = False
+        self._short = self._faulty = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,7 +123,9 @@ class Checker:
             self._short = True
             return None
         except Exception:  # A fault here is the instance's in no way, and no reason not to check it again.
-            log.exception("the check of %s failed", address)
+            if not self._faulty:
+                log.exception("the check of %s failed, and perhaps others: they stay as they are", address)
+            self._faulty = True
             return None
-        self._short = False
+        self._short = self._faulty = False
         return verdict

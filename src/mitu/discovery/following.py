@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 
@@ -28,6 +29,8 @@ _PROBES_AT_ONCE = 8
 
 _LONGEST_PAUSE = 60.0
 """Seconds, after a fault of this gateway's own."""
+_DISK = 5.0
+"""Seconds that it may take to keep what is known."""
 
 
 def is_tracked(upstream: Upstream) -> bool:
@@ -88,21 +91,30 @@ class Following:
             theirs = None if successor is None else successor.tracked.memory
             if theirs is not None and theirs.source == memory.source:
                 memory.abandon()
-            elif forget:
-                await memory.forget()
             else:
-                await memory.close()
+                await self._leave(memory, forget=forget)
         if self._provider is not None:
             await self._provider.close()
+
+    async def _leave(self, memory: Memory, *, forget: bool) -> None:
+        """Nothing waits for a disk that hangs, least of all the end of the gateway."""
+        try:
+            async with asyncio.timeout(_DISK):
+                await (memory.forget() if forget else memory.close())
+        except TimeoutError:
+            log.warning("%s: what is known of it is not kept: the disk takes too long", self.tracked.name)
 
     def _begin(self, work: Callable[[], Coroutine[object, object, None]]) -> asyncio.Task[None]:
         async def guarded() -> None:
             pause = Backoff(longest=_LONGEST_PAUSE)
             while True:
+                begun = time.monotonic()
                 try:
                     return await work()
                 except Exception:  # Not silent, and no reason to go by an old state for ever.
                     log.exception("%s is followed no further for now", self.tracked.name)
+                if time.monotonic() - begun > _LONGEST_PAUSE:
+                    pause.reset()
                 await pause.wait()
 
         return asyncio.create_task(guarded(), name=f"follow {self.tracked.name}")

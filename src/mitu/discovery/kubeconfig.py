@@ -72,7 +72,9 @@ def find(settings: KubernetesProvider) -> Access:
         return _in_cluster(host, port)
     named = os.environ.get("KUBECONFIG")
     try:
-        paths = [Path(path) for path in (named or str(Path.home() / ".kube" / "config")).split(os.pathsep) if path]
+        paths = (
+            [Path(path) for path in named.split(os.pathsep) if path] if named else [Path.home() / ".kube" / "config"]
+        )
     except RuntimeError as error:
         raise ProviderError("this user has no home for a kubeconfig; name a file with 'kubeconfig'") from error
     there = [path for path in paths if _exists(path)]

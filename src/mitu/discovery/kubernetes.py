@@ -32,7 +32,7 @@ is there ends a watch in time. client-go pings over HTTP/2 instead (30 s, and 15
 further than the next kernel, which a proxy or a server that hangs has too. A watch begun again costs the API server
 2 ms of CPU, its TLS handshake included, and no list: a bookmark 2 s before the end says where to begin."""
 GRACE = 5.0
-"""Seconds from when a watch is to have ended, or from the last word, to where it is given up."""
+"""Seconds beyond `WATCH_SECONDS` that a watch may be silent; then it is given up."""
 _SOON = 5.0
 """A watch that ends earlier than this many seconds, without a word, is none to repeat at once."""
 _LISTS = 3

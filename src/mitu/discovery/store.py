@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +26,9 @@ _VERSION = 1
 _LARGEST = 64 << 20
 _DIGEST = 12
 _SAVE_EVERY = 1.0
+_NUMBERS = itertools.count()
+_AT_ONCE = 16
+"""Configurations of which something may be written at one time."""
 _INSTANCES = TypeAdapter(tuple[Instance, ...])
 
 
@@ -61,6 +64,8 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._complained = False
+        # Who follows an upstream, and who is about to, may both be writing.
+        self._number = next(_NUMBERS) % _AT_ONCE
 
     def load(self, upstream: str, source: Mapping[str, Any]) -> Kept | None:
         """What is kept of `upstream`, if it came from there."""
@@ -83,8 +88,7 @@ class Store:
         instances = [_document(one) for one in snapshot.instances]
         document = {"version": _VERSION, "source": source, "at": at, "instances": instances}
         file = self._file(upstream, source)
-        # Not that of another thread: who follows an upstream, and who is about to, may both keep it.
-        new = file.with_suffix(f".{threading.get_ident()}.new")
+        new = file.with_suffix(f".{self._number}.new")
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Metadata may hold what is nobody else's business.

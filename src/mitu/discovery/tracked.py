@@ -94,7 +94,7 @@ class Tracked:
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once whoever knows has been asked, be it in vain."""
     _moved: asyncio.Future[None] | None = None
-    _names: dict[str, str] = field(default_factory=dict)
+    _called: dict[str, str] = field(default_factory=dict)
     """What people call instances, by identifier."""
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ class Tracked:
             self.answered.set()
         elif (kept := self.memory.load()) is not None:
             self.state = State(kept.snapshot, kept.at, stale=True, error="not asked yet since the start")
-        self._names = {one.id: one.name for one in self.instances}
+        self._call()
 
     def take_over(self, before: Tracked) -> None:
         """What `before`, which had other settings, knew of the same service and the same instances."""
@@ -114,6 +114,7 @@ class Tracked:
                 self.answered.set()
             if self.state.snapshot is not None:
                 self.memory.save(self.state.snapshot, self.state.at or time.time())
+        self._call()
         self.checks, self.spoken, self.traffic = dict(before.checks), dict(before.spoken), before.traffic
         self._forget(before.state.snapshot)
 
@@ -162,7 +163,7 @@ class Tracked:
         """What the active check of an instance has come to."""
         before, self.checks[instance] = self.checks.get(instance), evidence
         if before is None or before.health is not evidence.health:
-            name = self._names.get(instance, instance)
+            name = self._called.get(instance, instance)
             self._tell(f"{self.name}/{name} is {evidence.health.word} ({evidence})")
 
     def observed(self, traffic: Traffic) -> None:
@@ -205,6 +206,7 @@ class Tracked:
         self.answered.set()
         if lost:
             log.info("%s: %s answers again", self.name, self.source)
+        self._call()
         if before == snapshot:
             return
         self._forget(before)
@@ -215,13 +217,15 @@ class Tracked:
 
     def _forget(self, before: Snapshot | None) -> None:
         """What was known of instances that are not there any more; and whoever waits is told that they have moved."""
-        self._names = {one.id: one.name for one in self.instances}
         where = {one.id: one.address for one in before.instances} if before is not None else {}
         stayed = [one.id for one in self.instances if where.get(one.id) == one.address]
         self.checks = {key: self.checks[key] for key in stayed if key in self.checks}
         self.spoken = {one.address: self.spoken[one.address] for one in self.instances if one.address in self.spoken}
         if self._moved is not None and not self._moved.done():
             self._moved.set_result(None)
+
+    def _call(self) -> None:
+        self._called = {one.id: one.name for one in self.instances}
 
     def _lose(self, error: str) -> None:
         told = printable(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mitu.config.model import Config
 from mitu.discovery import service
 from mitu.discovery.checker import Checker
 from mitu.discovery.checks import Check, Verdict
-from mitu.discovery.following import Following
+from mitu.discovery.following import Following, settings_of
 from mitu.discovery.instance import Evidence, Health
 from mitu.discovery.service import Discovery
 from mitu.discovery.store import Store
@@ -107,3 +108,33 @@ async def test_what_cannot_be_made_live_does_not_pile_up(
         await discovery.close()
     (still,) = discovery.services()
     assert still["instances"] == app["instances"], "as long as there is somebody to ask"
+
+
+async def test_a_disk_that_hangs_holds_up_no_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mitu.discovery.following._DISK", 0.2)
+    let_go = threading.Event()
+
+    class Hanging(Store):
+        def save(self, *args: object) -> None:
+            assert let_go.wait(60)
+
+    services = tmp_path / "services.json"
+    services.write_text(json.dumps({"services": {"api": ["10.0.0.1:80"]}}))
+    provider = {"name": "list", "file": {"path": str(services)}}
+    upstream = {"name": "app", "discover": {"provider": "list", "service": "api"}}
+    config = Config.model_validate(
+        {"listeners": [], "upstreams": [upstream], "discovery": {"providers": [provider], "state": str(tmp_path)}}
+    )
+    try:
+        for forget in (True, False):
+            settings = await asyncio.to_thread(settings_of, config, config.upstreams[0])
+            store = Hanging(tmp_path)
+            following = Following(config, config.upstreams[0], settings, store, lambda _: None, None)
+            await until(lambda: following.tracked.instances)  # noqa: B023 - it is called here
+            async with asyncio.timeout(20):
+                await following.stop(forget=forget)
+        assert caplog.text.count("the disk takes too long") == 2
+    finally:
+        let_go.set()

@@ -207,14 +207,14 @@ async def test_watches_that_are_none(
 
 async def test_a_watch_that_is_kept_waiting_is_not_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts from when it has begun, or an API server under load would be asked for lists as well."""
-    monkeypatch.setattr(kubernetes, "WATCH_SECONDS", 0.5)
-    monkeypatch.setattr(kubernetes, "GRACE", 0.6)
+    monkeypatch.setattr(kubernetes, "WATCH_SECONDS", 1.5)
+    monkeypatch.setattr(kubernetes, "GRACE", 1.8)
 
     async def slow(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(2.4)
         response = web.StreamResponse()
         await response.prepare(request)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
         await response.write(event("MODIFIED", stored(5, "10.0.0.5")).encode())
         return response
 

@@ -38,8 +38,16 @@ pub enum Stage {
 #[derive(Debug, Clone, Copy)]
 pub struct Reached {
     pub stage: Stage,
-    /// For how long it waited for others, and when that was over; none: it did not.
-    waited: Option<(Duration, Instant)>,
+    /// For others; none: it did not.
+    waited: Option<Waited>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waited {
+    time: Duration,
+    until: Instant,
+    /// What went well at the endpoint before.
+    successes: u64,
 }
 
 impl Reached {
@@ -47,21 +55,24 @@ impl Reached {
         Self { stage: Stage::Endpoint, waited: None }
     }
 
-    /// The endpoint has had its share of the time: at least as much as others had.
-    pub fn had_time(&self) -> bool {
+    /// Whether the endpoint has had as much of the time as others had before, or gave that to nobody: in the queue of one
+    /// that hangs, everybody's time is almost over when it begins.
+    pub fn had_time(&self, endpoint: &Endpoint) -> bool {
+        let Some(Waited { time, until, successes }) = self.waited else { return true };
         match self.stage {
             Stage::Queue | Stage::Opening => false,
-            Stage::Endpoint | Stage::Sent => self.waited.is_none_or(|(others, since)| since.elapsed() >= others),
+            Stage::Endpoint => until.elapsed() >= time,
+            Stage::Sent => until.elapsed() >= time || endpoint.standing.successes() == successes,
         }
     }
 
-    /// Waits for `others`, at `stage`.
-    async fn wait<T>(&mut self, stage: Stage, others: impl Future<Output = T>) -> T {
-        let begun = Instant::now();
+    /// Waits for `others` at `endpoint`.
+    async fn wait<T>(&mut self, stage: Stage, endpoint: &Endpoint, others: impl Future<Output = T>) -> T {
+        let (begun, successes) = (Instant::now(), endpoint.standing.successes());
         self.stage = stage;
         let left = others.await;
         self.stage = Stage::Endpoint;
-        self.waited = Some((begun.elapsed(), Instant::now()));
+        self.waited = Some(Waited { time: begun.elapsed(), until: Instant::now(), successes });
         left
     }
 }
@@ -130,7 +141,7 @@ impl Upstream {
             let (waited, before) = (first.is_err(), endpoint.unreachable());
             let _opening = match first {
                 Ok(opening) => opening,
-                Err(_) => reached.wait(Stage::Opening, pool.opening.lock()).await,
+                Err(_) => reached.wait(Stage::Opening, endpoint, pool.opening.lock()).await,
             };
             if let Some(connection) = pool.shared() {
                 endpoint.metrics.reused.inc();
@@ -143,7 +154,10 @@ impl Upstream {
             return self.open(endpoint, request, pool).await;
         }
         let permit = match endpoint.breaker.try_connection() {
-            Err(Full) => reached.wait(Stage::Queue, endpoint.breaker.connection(&endpoint.metrics.pending)).await,
+            Err(Full) => {
+                let queue = endpoint.breaker.connection(&endpoint.metrics.pending);
+                reached.wait(Stage::Queue, endpoint, queue).await
+            }
             permit => permit,
         };
         active.keep(permit.map_err(|Full| Failed::overflow())?);

@@ -2,7 +2,7 @@
 //!
 //! Every balancer walks a table of endpoint numbers that is laid out once, when the configuration is built: a smooth
 //! weighted order for round robin and least request, a Maglev table (Eisenbud et al., NSDI 2016) for hashing. A choice
-//! costs the same for two endpoints as for two hundred.
+//! costs the same for two endpoints as for two hundred, and a few steps more while some that keys hash to are not used.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,6 +16,9 @@ const DRAWS: u64 = 8;
 
 /// Slots of a Maglev table (a prime): the share of each of 100 endpoints is off by 1 % at most.
 const MAGLEV_SLOTS: usize = 10_007;
+
+/// Less than one in so many is few, by weight.
+const FEW: u64 = 4;
 
 #[derive(Debug)]
 pub struct Balancer {
@@ -137,14 +140,18 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// With slots for those that are not used, too: the other keys stay where they are while they come and go.
+/// With slots for those that are not used, too: the other keys stay where they are while they come and go. Not where the
+/// used ones are few: what would be left of the slots for them says little of their weights.
 fn maglev(endpoints: &[EndpointConfig]) -> Box<[u16]> {
     const FREE: u16 = u16::MAX;
-    if endpoints.iter().all(|endpoint| endpoint.share() == 0) {
+    let sum = |weight: fn(&EndpointConfig) -> u32| endpoints.iter().map(|one| u64::from(weight(one))).sum::<u64>();
+    let few = sum(EndpointConfig::share) * FEW < sum(|endpoint| endpoint.weight);
+    let weight = |endpoint: &EndpointConfig| if few { endpoint.share() } else { endpoint.weight };
+    let weights: Vec<u32> = endpoints.iter().map(weight).collect();
+    let heaviest = weights.iter().copied().max().unwrap_or(0);
+    if heaviest == 0 {
         return Box::default();
     }
-    let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-    let heaviest = weights.iter().copied().max().unwrap_or(0);
     let slots = MAGLEV_SLOTS as u64;
     let steps: Vec<(u64, u64)> = endpoints
         .iter()
@@ -287,6 +294,18 @@ mod tests {
             now != pick(&before, hash) && now != 3
         });
         assert!(moved.count() < 1_000, "an added endpoint must move few keys between the others");
+    }
+
+    #[test]
+    fn a_few_that_are_used_have_keys_by_their_weights() {
+        let mut endpoints: Vec<_> = (0..17)
+            .map(|at| EndpointConfig { address: format!("10.0.0.{at}:80"), weight: 1000, used: false })
+            .collect();
+        for (endpoint, weight) in endpoints.iter_mut().zip([1, 2]) {
+            *endpoint = EndpointConfig { weight, used: true, ..endpoint.clone() };
+        }
+        let counts = counts(&Balancer::new(&hashing(), &endpoints), 17, 30_000, |_| 0);
+        assert!(counts[0].abs_diff(10_000) < 500 && counts[1].abs_diff(20_000) < 500, "{counts:?}");
     }
 
     #[test]

@@ -58,11 +58,14 @@ impl Upstream {
             }
         };
         tried.unwrap_or_else(|| {
-            // Whichever has failed has had the blame for that.
-            if let Some(second) = second.filter(|_| !second_failed) {
-                self.given_up(second, Late::bodiless(second_reached), request, patience);
-            }
-            Err(failed.unwrap_or_else(|| self.given_up(member, Late::bodiless(reached), request, patience)))
+            // Whichever has failed has had the blame for that, and what comes next depends on the other.
+            let second = second.filter(|_| !second_failed);
+            let late = second.map(|second| self.given_up(second, Late::bodiless(second_reached), request, patience));
+            Err(match (failed, late) {
+                (Some(_), Some(late)) => late,
+                (Some(failed), None) => failed,
+                (None, _) => self.given_up(member, Late::bodiless(reached), request, patience),
+            })
         })
     }
 }

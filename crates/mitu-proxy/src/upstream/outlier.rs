@@ -143,6 +143,11 @@ impl Standing {
         self.outliers.is_failure(status)
     }
 
+    /// Requests and relays that went well so far.
+    pub fn successes(&self) -> u64 {
+        self.successes.load(Ordering::Relaxed)
+    }
+
     /// Counts it among those of which not all may be left alone.
     pub fn count(&self, counted: bool) {
         self.counted.store(counted, Ordering::Relaxed);
@@ -239,7 +244,7 @@ impl Standing {
     pub fn record(&self) -> Record {
         let until = self.ejected_until.load(Ordering::Relaxed);
         Record {
-            successes: self.successes.load(Ordering::Relaxed),
+            successes: self.successes(),
             failures: self.failures.load(Ordering::Relaxed),
             ejections: self.ejections.load(Ordering::Relaxed),
             ejected_for: NonZeroU64::new(until.saturating_sub(clock())),

@@ -178,11 +178,10 @@ impl Upstream {
             Stage::Queue => Reason::Overflow,
             _ if late.awaited => Reason::BodyTimeout,
             Stage::Opening | Stage::Endpoint | Stage::Sent => {
-                let had_time = late.reached.had_time();
-                if stage == Stage::Endpoint && had_time {
+                if stage == Stage::Endpoint {
                     endpoint.standing.rest();
                 }
-                if late.blamed && had_time {
+                if late.blamed && late.reached.had_time(endpoint) {
                     endpoint.response_failed(Reason::ResponseTimeout);
                 } else {
                     endpoint.metrics.response_failed(Reason::ResponseTimeout);

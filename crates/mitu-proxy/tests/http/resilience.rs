@@ -204,6 +204,52 @@ async fn of_two_that_were_asked_each_is_blamed_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hang_is_seen_behind_a_queue_too() {
+    let upstream = backend(|mut stream, _| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let mut upstreams = app(&[upstream]);
+    upstreams[0]["limits"]["connections"] = json!(1);
+    upstreams[0]["retries"]["attempts"] = json!(0);
+    let mut routes = to_app();
+    routes[0]["action"]["timeout_ms"] = json!(1_000);
+    let gateway = Gateway::start(routes, upstreams);
+    // Each begins when the one before it has waited for most of its time.
+    let late = |milliseconds| {
+        let gateway = &gateway;
+        async move {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            gateway.ask(GET).await
+        }
+    };
+    tokio::join!(late(0), late(300), late(600), late(900));
+    assert!(report(&gateway, upstream)["failures"].as_u64().unwrap() >= 3, "{}", report(&gateway, upstream));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_were_asked_in_vain_are_followed_by_a_retry() {
+    let way = |leaves: bool| {
+        move |mut stream: tokio::net::TcpStream, number| async move {
+            read_head(&mut stream).await;
+            match (leaves, number) {
+                (true, 0) => tokio::time::sleep(Duration::from_millis(300)).await,
+                (false, 0) => drop(stream.read_to_end(&mut Vec::new()).await),
+                _ => respond(&mut stream, "200 OK", "", b"again").await,
+            }
+        }
+    };
+    let mut upstreams = app(&[backend(way(true)).await, backend(way(false)).await]);
+    upstreams[0]["hedge_after_ms"] = json!(50);
+    upstreams[0]["retries"]["reset"] = json!(false);
+    let mut routes = to_app();
+    routes[0]["action"]["try_timeout_ms"] = json!(1_500);
+    let gateway = Gateway::start(routes, upstreams);
+    assert_eq!(gateway.ask(GET).await.text(), "again");
+    assert_eq!(gateway.metric(&["mitu_upstream_retries_total", "timeout"]), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn malformed_bodies_are_no_endpoints_failure() {
     for upstreams in [app(&[echo().await]), app_h2(&[h2_backend(|_| async { http::Response::new(empty()) }).await])] {
         let address: SocketAddr = upstreams[0]["endpoints"][0]["address"].as_str().unwrap().parse().unwrap();
