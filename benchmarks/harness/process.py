@@ -63,6 +63,15 @@ def cpu(pid: int) -> Cpu:
     return Cpu(threads)
 
 
+def waited(pid: int, name: str) -> int:
+    """Nanoseconds for which threads of `pid` whose name begins with `name` could have run, but others had the core."""
+    total = 0
+    for task in (PROC / str(pid) / "task").iterdir():
+        if (task / "comm").read_text().startswith(name):
+            total += int((task / "schedstat").read_text().split()[1])
+    return total
+
+
 def resident(pid: int) -> int:
     """Resident memory of `pid` and the processes below it, in bytes."""
     total = 0

@@ -39,6 +39,10 @@ class Server:
         """Its CPU time so far, in all threads and processes."""
         return process.cpu(self.pid)
 
+    def waited(self, name: str) -> int:
+        """Nanoseconds for which its threads with names like that waited for a core so far."""
+        return process.waited(self.pid, name)
+
     def resident(self) -> int:
         """Its resident memory, in bytes."""
         return process.resident(self.pid)
