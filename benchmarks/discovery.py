@@ -5,8 +5,8 @@ The change is in the metadata of one instance, whose weight decides whether h2 o
 from before Consul is told until a handshake has been made that comes to the other protocol. `inside` is what the
 gateway itself took of that, from its provider's word to the data plane's. Beside it, full handshakes while nothing
 changes and while everything does. One worker on one core; Consul and the client share the other, so that the client's
-clock shows what Consul takes, too; what the gateway's other threads take from the worker is how long that waits for its
-core. `--seconds` is for how long changes are made with each number of instances.
+clock shows what Consul takes, too; what the gateway's other threads take from the worker is how long that waits for
+its core. `--seconds` is for how long changes are made with each number of instances.
 """
 
 from __future__ import annotations
