@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable
@@ -37,6 +38,14 @@ def eventually(what: Callable[[], T], timeout: float = 10, interval: float = 0.0
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s; last: {last!r}")
         time.sleep(interval)
+
+
+async def until(what: Callable[[], object], timeout: float = 30) -> None:  # noqa: ASYNC109 - a bound
+    """Wait until `what` is true, while the loop goes on; AssertionError when late."""
+    deadline = time.monotonic() + timeout
+    while not what():
+        assert time.monotonic() < deadline, "it never came to that"
+        await asyncio.sleep(0.001)
 
 
 def wait_for_port(port: int, timeout: float = 10) -> None:

@@ -106,16 +106,14 @@ class Following:
 
     def _begin(self, work: Callable[[], Coroutine[object, object, None]]) -> asyncio.Task[None]:
         async def guarded() -> None:
-            pause = Backoff(longest=_LONGEST_PAUSE)
+            pause = Backoff(longest=_LONGEST_PAUSE, lasting=_LONGEST_PAUSE)
             while True:
                 begun = time.monotonic()
                 try:
                     return await work()
                 except Exception:  # Not silent, and no reason to go by an old state for ever.
                     log.exception("%s is followed no further for now", self.tracked.name)
-                if time.monotonic() - begun > _LONGEST_PAUSE:
-                    pause.reset()
-                await pause.wait()
+                await pause.wait(time.monotonic() - begun)
 
         return asyncio.create_task(guarded(), name=f"follow {self.tracked.name}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -81,6 +82,11 @@ class Snapshot:
         shown."""
         known = {one.id: one for one in map(_shown, instances)}
         return cls(tuple(known[key] for key in sorted(known)))
+
+    def name(self, id: str) -> str:
+        """What people call the instance `id`; that itself for one that is not there."""
+        at = bisect_left(self.instances, id, key=lambda one: one.id)
+        return next((one.name for one in self.instances[at : at + 1] if one.id == id), id)
 
 
 _LONGEST = 300

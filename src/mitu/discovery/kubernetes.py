@@ -30,11 +30,10 @@ WATCH_SECONDS = 25.0
 """At most; then it is begun again where it ended, which is how an API server that has gone silent is noticed: one that
 is there ends a watch in time. client-go pings over HTTP/2 instead (30 s, and 15 more), and TCP's keep-alives ask no
 further than the next kernel, which a proxy or a server that hangs has too. A watch begun again costs the API server
-2 ms of CPU, its TLS handshake included, and no list: a bookmark 2 s before the end says where to begin."""
+2 ms of CPU, its TLS handshake included, and no list: where anything has changed, a bookmark 2 s before the end says
+where to begin."""
 GRACE = 5.0
 """Seconds beyond `WATCH_SECONDS` that a watch may be silent; then it is given up."""
-_SOON = 5.0
-"""A watch that ends earlier than this many seconds, without a word, is none to repeat at once."""
 _LISTS = 3
 
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
@@ -87,9 +86,7 @@ class Kubernetes:
                             else:
                                 continue
                             yield snapshot(known.values(), discover.port)
-                    if time.monotonic() - begun > _SOON:
-                        pause.reset()
-                    await pause.wait()
+                    await pause.wait(time.monotonic() - begun)
             except GoneError:
                 await pause.wait()
 

@@ -14,6 +14,7 @@ from mitu.discovery.instance import Snapshot
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
+LASTING = 5.0
 
 
 class ProviderError(Exception):
@@ -41,8 +42,8 @@ class Provider(Protocol):
 class Backoff:
     """Pauses between attempts: twice as long each time, with full jitter (Brooker, 2015), in seconds."""
 
-    def __init__(self, first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> None:
-        self._first, self._longest = first, longest
+    def __init__(self, first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE, lasting: float = LASTING) -> None:
+        self._first, self._longest, self._lasting = first, longest, lasting
         self._failures = 0
 
     def reset(self) -> None:
@@ -54,7 +55,10 @@ class Backoff:
         self._failures += 1
         return random.uniform(self._first / 2, most)  # noqa: S311 - not a secret
 
-    async def wait(self) -> None:
+    async def wait(self, lasted: float = 0.0) -> None:
+        """`lasted`: seconds for which it went well before. After more than `lasting` of them it begins anew."""
+        if lasted > self._lasting:
+            self.reset()
         await asyncio.sleep(self.next())
 
 

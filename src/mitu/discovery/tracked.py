@@ -19,10 +19,6 @@ log = logging.getLogger("mitu")
 
 _CONFIGURED = "configuration"
 
-_LASTS = 5.0
-"""Seconds for which a watch has to last, that a pause after it may be short: a registry that answers once and then
-fails, as one whose token may list and not watch, is down."""
-
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -94,8 +90,6 @@ class Tracked:
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once whoever knows has been asked, be it in vain."""
     _moved: asyncio.Future[None] | None = None
-    _called: dict[str, str] = field(default_factory=dict)
-    """What people call instances, by identifier."""
 
     def __post_init__(self) -> None:
         if self.memory is None:
@@ -104,7 +98,6 @@ class Tracked:
             self.answered.set()
         elif (kept := self.memory.load()) is not None:
             self.state = State(kept.snapshot, kept.at, stale=True, error="not asked yet since the start")
-        self._call()
 
     def take_over(self, before: Tracked) -> None:
         """What `before`, which had other settings, knew of the same service and the same instances."""
@@ -114,7 +107,6 @@ class Tracked:
                 self.answered.set()
             if self.state.snapshot is not None:
                 self.memory.save(self.state.snapshot, self.state.at or time.time())
-        self._call()
         self.checks, self.spoken, self.traffic = dict(before.checks), dict(before.spoken), before.traffic
         self._forget(before.state.snapshot)
 
@@ -149,9 +141,8 @@ class Tracked:
             except Exception:  # A fault here is no reason to go by an old state for ever.
                 log.exception("%s: the watch failed", self.name)
                 self._lose("the watch failed, see the log")
-            if known_at is not None and time.monotonic() - known_at > _LASTS:
-                backoff.reset()
-            await backoff.wait()
+            # A registry that answers once and then fails, as one whose token may list and not watch, is down.
+            await backoff.wait(0.0 if known_at is None else time.monotonic() - known_at)
 
     def next_move(self) -> asyncio.Future[None]:
         """Done when there are other instances than now, or one of them is elsewhere."""
@@ -163,7 +154,7 @@ class Tracked:
         """What the active check of an instance has come to."""
         before, self.checks[instance] = self.checks.get(instance), evidence
         if before is None or before.health is not evidence.health:
-            name = self._called.get(instance, instance)
+            name = instance if self.state.snapshot is None else self.state.snapshot.name(instance)
             self._tell(f"{self.name}/{name} is {evidence.health.word} ({evidence})")
 
     def observed(self, traffic: Traffic) -> None:
@@ -206,7 +197,6 @@ class Tracked:
         self.answered.set()
         if lost:
             log.info("%s: %s answers again", self.name, self.source)
-        self._call()
         if before == snapshot:
             return
         self._forget(before)
@@ -223,9 +213,6 @@ class Tracked:
         self.spoken = {one.address: self.spoken[one.address] for one in self.instances if one.address in self.spoken}
         if self._moved is not None and not self._moved.done():
             self._moved.set_result(None)
-
-    def _call(self) -> None:
-        self._called = {one.id: one.name for one in self.instances}
 
     def _lose(self, error: str) -> None:
         told = printable(error)

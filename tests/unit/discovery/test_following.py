@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,7 @@ from mitu.discovery.instance import Evidence, Health
 from mitu.discovery.service import Discovery
 from mitu.discovery.store import Store
 from mitu.discovery.tracked import Change
-
-
-async def until(what: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not what():  # noqa: ASYNC110 - there is nothing to wait for but what it does
-            await asyncio.sleep(0.005)
+from support.net import until
 
 
 class Faulty(Check):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from mitu.config.discovery import Discover
 from mitu.config.upstreams import Endpoint, Upstream
 from mitu.discovery.instance import Evidence, Health, Instance, Snapshot
-from mitu.discovery.provider import ProviderError
+from mitu.discovery.provider import Backoff, ProviderError
 from mitu.discovery.store import Memory, Store
 from mitu.discovery.tracked import Change, Tracked
 from mitu.discovery.traffic import Traffic
+from support.net import until
 
 GOOD, POOR, BAD = Health.HEALTHY, Health.DEGRADED, Health.UNAVAILABLE
 A, B = Instance("a", "10.0.0.1:80"), Instance("b", "10.0.0.2:80", protocols=("h2",))
@@ -57,14 +59,6 @@ class World:
     @property
     def told(self) -> list[str]:
         return [change.what for change in self.changes]
-
-
-async def until(what: Callable[[], bool]) -> None:
-    for _ in range(10_000):
-        if what():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it never came to that")
 
 
 async def test_an_error_leaves_what_is_known_and_marks_it(tmp_path: Path) -> None:
@@ -220,7 +214,7 @@ async def test_only_a_watch_that_lasts_makes_pauses_short_again(
 ) -> None:
     monkeypatch.setattr("mitu.discovery.provider.random.uniform", lambda low, high: high)
     if lasts:
-        monkeypatch.setattr("mitu.discovery.tracked._LASTS", -1.0)
+        monkeypatch.setattr("mitu.discovery.tracked.Backoff", partial(Backoff, lasting=-1.0))
     tracked, registry = World(tmp_path).tracked, Once()
     tracked.provider = registry
     watching = asyncio.create_task(tracked.watch())

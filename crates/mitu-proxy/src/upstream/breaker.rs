@@ -78,9 +78,6 @@ impl Breaker {
     /// The same, first come, first served, for as long as the caller waits.
     pub async fn connection(&self, pending: &IntGauge) -> Result<Permit<'_>, Full> {
         let Some(connections) = &self.connections else { return Ok(None) };
-        if let Ok(permit) = connections.permits.try_acquire() {
-            return Ok(Some(permit));
-        }
         let _waiting = Waiting::begin(connections, pending)?;
         connections.permits.acquire().await.map(Some).map_err(|_| Full)
     }

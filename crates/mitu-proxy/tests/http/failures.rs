@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::harness::h2::{app_h2, empty, h2_backend};
 use crate::harness::{
-    Gateway, Response, any, app, backend, config, echo, read_head, refusing, respond, swamped, to_app,
+    Gateway, Response, any, app, backend, config, echo, read_head, refusing, respond, silent, swamped, to_app,
 };
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -82,10 +82,7 @@ async fn connects_have_a_time_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_upstreams_are_504() {
-    let upstream = backend(|mut stream, _| async move {
-        let _ = stream.read_to_end(&mut Vec::new()).await;
-    })
-    .await;
+    let upstream = silent().await;
     let gateway = Gateway::start(with_timeout(200), app(&[upstream]));
     let started = Instant::now();
     fails(&gateway, 504, "response_timeout").await;
@@ -94,10 +91,7 @@ async fn silent_upstreams_are_504() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_never_come_are_408() {
-    let silent = backend(|mut stream, _| async move {
-        let _ = stream.read_to_end(&mut Vec::new()).await;
-    })
-    .await;
+    let silent = silent().await;
     let silent_h2 = h2_backend(|request: http::Request<hyper::body::Incoming>| async move {
         let _ = request.into_body().collect().await;
         http::Response::new(empty())
@@ -116,10 +110,7 @@ async fn bodies_that_never_come_are_408() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_connection_survives_a_failure() {
-    let upstream = backend(|mut stream, _| async move {
-        let _ = stream.read_to_end(&mut Vec::new()).await;
-    })
-    .await;
+    let upstream = silent().await;
     let gateway = Gateway::start(with_timeout(100), app(&[upstream]));
     let mut client = gateway.h1().await;
     for _ in 0..3 {

@@ -313,6 +313,14 @@ pub async fn respond<S: AsyncWrite + Unpin>(stream: &mut S, status: &str, header
     stream.write_all(body).await.unwrap();
 }
 
+/// A backend that takes all that comes, and never says a word.
+pub async fn silent() -> SocketAddr {
+    backend(|mut stream, _| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await
+}
+
 /// An address that refuses connections.
 pub async fn refusing() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()

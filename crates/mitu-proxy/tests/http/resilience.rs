@@ -17,7 +17,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
 use crate::harness::h2::{Body, app_h2, empty, h2_backend};
-use crate::harness::{Gateway, Response, app, backend, certificate, echo, read_head, refusing, respond, to_app};
+use crate::harness::{
+    Gateway, Response, app, backend, certificate, echo, read_head, refusing, respond, silent, to_app,
+};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -115,10 +117,7 @@ async fn a_slow_client_does_not_use_up_its_try() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_leave_are_no_endpoints_failure() {
-    let upstream = backend(|mut stream, _| async move {
-        let _ = stream.read_to_end(&mut Vec::new()).await;
-    })
-    .await;
+    let upstream = silent().await;
     let gateway = Gateway::start(to_app(), app(&[upstream]));
     for _ in 0..3 {
         let mut client = gateway.h1().await;
@@ -135,10 +134,7 @@ async fn clients_that_leave_are_no_endpoints_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_many_wait_for_is_one_failure() {
-    let upstream = backend(|mut stream, _| async move {
-        let _ = stream.read_to_end(&mut Vec::new()).await;
-    })
-    .await;
+    let upstream = silent().await;
     let mut upstreams = app(&[upstream]);
     upstreams[0]["protocol"] = json!("h2");
     upstreams[0]["tls"] = json!({"server_name": null, "ca": null, "client_certificate": null, "verify": false});
@@ -181,10 +177,7 @@ async fn of_two_that_were_asked_each_is_blamed_once() {
         tokio::time::sleep(Duration::from_millis(300)).await;
     })
     .await;
-    let silent = backend(|mut stream, _| async move {
-        let _ = stream.read_to_end(&mut Vec::new()).await;
-    })
-    .await;
+    let silent = silent().await;
     let mut upstreams = app(&[leaving, silent]);
     upstreams[0]["hedge_after_ms"] = json!(50);
     upstreams[0]["retries"]["attempts"] = json!(0);
@@ -205,10 +198,7 @@ async fn of_two_that_were_asked_each_is_blamed_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hang_is_seen_behind_a_queue_too() {
-    let upstream = backend(|mut stream, _| async move {
-        let _ = stream.read_to_end(&mut Vec::new()).await;
-    })
-    .await;
+    let upstream = silent().await;
     let mut upstreams = app(&[upstream]);
     upstreams[0]["limits"]["connections"] = json!(1);
     upstreams[0]["retries"]["attempts"] = json!(0);
