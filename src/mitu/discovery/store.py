@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,7 +72,11 @@ class Store:
         """What is kept of `upstream`, if it came from there."""
         file = self._file(upstream, source)
         try:
-            if file.stat().st_size > _LARGEST:
+            found = file.stat()
+            if not stat.S_ISREG(found.st_mode):
+                # Reading a pipe would keep the gateway from starting.
+                raise ValueError("it is no regular file")
+            if found.st_size > _LARGEST:
                 raise ValueError("it is too large")
             document = json.loads(file.read_bytes())
             if document["version"] != _VERSION or document["source"] != source:

@@ -69,6 +69,19 @@ def test_what_cannot_be_read_is_said_and_left(
     assert "'api' cannot be used" in caplog.text or b"2" in content
 
 
+def test_a_pipe_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path)
+    store.save("api", API, SNAPSHOT, 1.0)
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert store.load("api", API) is None
+    assert "it is no regular file" in caplog.text
+    store.save("api", API, SNAPSHOT, 2.0)
+    kept = store.load("api", API)
+    assert kept is not None and kept.at == 2.0, "the next state takes its place"
+
+
 def test_an_instance_that_is_none_is_said_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(tmp_path)
     store.save("api", API, SNAPSHOT, 1.0)
